@@ -1,0 +1,73 @@
+"""Class sets: names, colours and the ignored id of each labelling that we know.
+
+Ids run from 0 to `len(class_set) - 1` in the order of `names`; every other pixel carries
+`IGNORE` and takes part in no loss and no score.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bisenet_jax.errors import ConfigError
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """One labelling: `names[i]` and `colours[i]` (RGB, 0 to 255) belong to class id `i`."""
+
+    name: str
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours of all 256 possible label values, `[256, 3] uint8`; unused ids are black."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self)] = self.colours
+        return palette
+
+
+# The 19 train ids of Cityscapes (cityscapesScripts, helpers/labels.py).
+CITYSCAPES = ClassSet(
+    name="cityscapes",
+    names=(
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
+        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
+        *("truck", "bus", "train", "motorcycle", "bicycle"),
+    ),
+    colours=(
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
+        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    ),
+)
+
+# The 11 grouped classes of CamVid in the order of the SegNet copy; colours are those of the
+# class that names the group in CamVid's own 32-colour table.
+CAMVID = ClassSet(
+    name="camvid",
+    names=(
+        *("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence"),
+        *("car", "pedestrian", "bicyclist"),
+    ),
+    colours=(
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192)),
+        *((128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0)),
+        (0, 128, 192),
+    ),
+)
+
+CLASS_SETS = {class_set.name: class_set for class_set in (CITYSCAPES, CAMVID)}
+
+
+def find_class_set(name: str) -> ClassSet:
+    """The class set of that name; a ConfigError lists the known ones."""
+    if name not in CLASS_SETS:
+        raise ConfigError(f"class set {name!r} is not known; choose from {sorted(CLASS_SETS)}")
+    return CLASS_SETS[name]

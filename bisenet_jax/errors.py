@@ -1,0 +1,24 @@
+"""Errors that a user can mend: their text is shown without a traceback, exit code 2.
+
+Each message names the value, the rule it broke and the cure.
+"""
+
+
+class UserError(Exception):
+    """Anything wrong with what the user gave: configuration, data, files."""
+
+
+class ConfigError(UserError):
+    """A configuration value that breaks a rule, or a key that does not exist."""
+
+
+class DataError(UserError):
+    """A data set, image or label that cannot be used as it is."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing or does not fit the configuration."""
+
+
+class TrainingError(UserError):
+    """A run that cannot go on, such as a loss that is no longer a number."""
