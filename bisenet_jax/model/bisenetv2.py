@@ -1,0 +1,163 @@
+"""BiSeNet V2 (Yu et al., arXiv 2004.02147, Figure 3): the whole network, boosters included."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bisenet_jax.model.aggregation import BilateralGuidedAggregation
+from bisenet_jax.model.detail import DetailBranch
+from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
+from bisenet_jax.model.layers import Dtype, LayerOptions, require_choice
+from bisenet_jax.model.semantic import SemanticBranch
+
+# Sizes of an image must be multiples of the deepest stage's stride.
+STRIDE = 32
+BOOSTER_NAMES = ("booster_stem", "booster_s3", "booster_s4", "booster_s5")
+
+
+class Outputs(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+        logits: `[B, H/8, W/8, num_classes] float32`.
+        boosters: in training the booster logits of Stem, S3, S4 and S5, each
+            `[B, H/s, W/s, num_classes] float32` (s = 4, 8, 16, 32, or half of it for the
+            `upsampling` form); else empty.
+    """
+
+    logits: jax.Array
+    boosters: tuple[jax.Array, ...]
+
+
+class BiSeNetV2(nn.Module):
+    """Detail and Semantic Branch, Bilateral Guided Aggregation, Segmentation Head, boosters.
+
+    `images: [B, H, W, 3]` normalised floats, H and W divisible by 32.
+
+    Sizes (the paper's values are the defaults):
+        detail_channels: widths of the Detail Branch's three stages.
+        semantic_ratio: lambda; Stem and S3 of the Semantic Branch have this share of the
+            Detail Branch's S1 and S3 widths (Table 1).
+        semantic_late_channels: widths of S4 and S5, which lambda leaves alone (Table 1).
+        expansion: e of the Gather-and-Expansion layers.
+        width: alpha, multiplies the channels of both branches and the aggregation.
+        depth: d, multiplies the Gather-and-Expansion layers of each stage; the paper's GFLOPs
+            exclude a reading that deepens the Detail Branch too.
+        head_channels, booster_channels: C_t of the heads. The paper prints none: twice the
+            width of their input is our choice.
+
+    Switches where the paper and public code disagree (docs/deviations.md has the table):
+        expansion_place, use_depthwise_relu, is_zero_initialized: see `GatherExpansion`.
+        stem_fuse_kernel_size: see `StemBlock`. context_last_form: see `ContextEmbedding`.
+        bga_upsampling, bga_pointwise_bias, bga_relu, bga_pool_counts_padding: see
+            `BilateralGuidedAggregation`.
+        booster_form: a name of `heads.BOOSTER_FORMS`.
+        dropout_rate, drops_whole_channels: before the classifiers, in training.
+        conv_bias, initialization, batch_norm_momentum, batch_norm_epsilon,
+            depthwise_lowering, dtype: see `LayerOptions`.
+    """
+
+    num_classes: int = 19
+    detail_channels: tuple[int, int, int] = (64, 64, 128)
+    semantic_ratio: float = 0.25
+    semantic_late_channels: tuple[int, int] = (64, 128)
+    semantic_repeats: tuple[int, int, int] = (2, 2, 4)
+    expansion: int = 6
+    width: float = 1.0
+    depth: int = 1
+    head_channels: int = 256
+    booster_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+
+    expansion_place: str = "conv"
+    use_depthwise_relu: bool = False
+    is_zero_initialized: bool = False
+    stem_fuse_kernel_size: int = 1
+    context_last_form: str = "conv"
+    bga_upsampling: str = "bilinear"
+    bga_pointwise_bias: bool = False
+    bga_relu: bool = False
+    bga_pool_counts_padding: bool = True
+    booster_form: str = "segmentation_head"
+    dropout_rate: float = 0.0
+    drops_whole_channels: bool = False
+
+    conv_bias: bool = False
+    initialization: str = "fan_out"
+    batch_norm_momentum: float = 0.9
+    batch_norm_epsilon: float = 1e-5
+    depthwise_lowering: str = "shifts"
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, is_training: bool) -> Outputs:
+        require_choice("booster_form", self.booster_form, tuple(BOOSTER_FORMS))
+        height, width = images.shape[1:3]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(
+                f"image size {height}x{width} must be divisible by {STRIDE}: pad it, as "
+                "bisenet_jax.inference does"
+            )
+        options = LayerOptions(
+            dtype=jnp.dtype(self.dtype),
+            batch_norm_momentum=self.batch_norm_momentum,
+            batch_norm_epsilon=self.batch_norm_epsilon,
+            conv_bias=self.conv_bias,
+            initialization=self.initialization,
+            depthwise_lowering=self.depthwise_lowering,
+        )
+        images = images.astype(options.dtype)
+        detail_8 = DetailBranch(
+            self._widen(self.detail_channels), options=options, name="detail_branch"
+        )(images, is_training=is_training)  # [B, H/8, W/8, 128]
+        semantic = SemanticBranch(
+            self._widen(self._semantic_channels()),
+            repeats=tuple(repeats * self.depth for repeats in self.semantic_repeats),
+            expansion=self.expansion,
+            expansion_place=self.expansion_place,
+            use_depthwise_relu=self.use_depthwise_relu,
+            is_zero_initialized=self.is_zero_initialized,
+            stem_fuse_kernel_size=self.stem_fuse_kernel_size,
+            context_last_form=self.context_last_form,
+            options=options,
+            name="semantic_branch",
+        )(images, is_training=is_training)
+        aggregate_8 = BilateralGuidedAggregation(
+            upsampling=self.bga_upsampling,
+            pointwise_bias=self.bga_pointwise_bias,
+            use_relu=self.bga_relu,
+            pool_counts_padding=self.bga_pool_counts_padding,
+            options=options,
+            name="aggregation",
+        )(detail_8, semantic.context_32, is_training=is_training)  # [B, H/8, W/8, 128]
+
+        head_fields = {
+            "dropout_rate": self.dropout_rate,
+            "drops_whole_channels": self.drops_whole_channels,
+            "options": options,
+        }
+        logits_8 = SegmentationHead(
+            self.num_classes, self.head_channels, **head_fields, name="head"
+        )(aggregate_8, is_training=is_training)
+        if not is_training:
+            return Outputs(logits_8, boosters=())
+        # Boosters read the stages before Context Embedding (Figure 3), in training only.
+        booster_head = BOOSTER_FORMS[self.booster_form]
+        boosters = tuple(
+            booster_head(self.num_classes, channels, **head_fields, name=name)(
+                stage, is_training=is_training
+            )
+            for name, channels, stage in zip(
+                BOOSTER_NAMES, self.booster_channels, semantic[:4], strict=True
+            )
+        )
+        return Outputs(logits_8, boosters)
+
+    def _semantic_channels(self) -> tuple[int, int, int, int]:
+        stem = round(self.detail_channels[0] * self.semantic_ratio)
+        s3 = round(self.detail_channels[2] * self.semantic_ratio)
+        return (stem, s3, *self.semantic_late_channels)
+
+    def _widen(self, channels: tuple[int, ...]) -> tuple:
+        return tuple(round(count * self.width) for count in channels)

@@ -1,0 +1,230 @@
+"""The layers that every box of the network is made of: convolution, batch norm, pooling.
+
+All 3x3 layers pad (1, 1) explicitly: 'SAME' pads (0, 1) at stride 2 on even sizes, which
+shifts features by a pixel against every public implementation but TensorFlow's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Dtype = Any
+
+DEPTHWISE_LOWERINGS = ("shifts", "conv")
+INITIALIZATIONS = ("fan_out", "fan_in")
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all layers of one network share.
+
+    Attributes:
+        dtype: of activations; parameters and batch statistics are always float32.
+        batch_norm_momentum: decay of the running statistics (PyTorch's momentum 0.1).
+        batch_norm_epsilon: added to the variance.
+        conv_bias: a bias beside batch norm (PaddleSeg); the paper's own V1 code has none.
+        initialization: `fan_out` or `fan_in` of the kaiming-normal kernels.
+        depthwise_lowering: how a depth-wise convolution is written for XLA, see
+            `DepthwiseConv`; the numbers are the same.
+    """
+
+    dtype: Dtype = jnp.float32
+    batch_norm_momentum: float = 0.9
+    batch_norm_epsilon: float = 1e-5
+    conv_bias: bool = False
+    initialization: str = "fan_out"
+    depthwise_lowering: str = "shifts"
+
+    def __post_init__(self) -> None:
+        require_choice("depthwise_lowering", self.depthwise_lowering, DEPTHWISE_LOWERINGS)
+        require_choice("initialization", self.initialization, INITIALIZATIONS)
+
+    @property
+    def kernel_init(self) -> jax.nn.initializers.Initializer:
+        """Kaiming normal (paper, section 5.1), the mode being a switch: no text settles it."""
+        return jax.nn.initializers.variance_scaling(2.0, self.initialization, "normal")
+
+
+def require_choice(field: str, value: Any, choices: tuple) -> None:
+    """Raise a ValueError that names the field, its value and the legal ones."""
+    if value not in choices:
+        raise ValueError(f"{field} {value!r} is not known; choose from {choices}")
+
+
+def conv(
+    features: int,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    use_bias: bool = False,
+    options: LayerOptions,
+    name: str,
+) -> nn.Conv:
+    """A dense convolution, `[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]`."""
+    return nn.Conv(
+        features,
+        kernel_size=(kernel_size, kernel_size),
+        strides=(stride, stride),
+        padding=kernel_size // 2,
+        use_bias=use_bias,
+        dtype=options.dtype,
+        kernel_init=options.kernel_init,
+        name=name,
+    )
+
+
+def batch_norm(
+    *, is_training: bool, is_zero_initialized: bool = False, options: LayerOptions, name: str
+) -> nn.BatchNorm:
+    """Batch normalisation over `[B, H, W]`; statistics are those of the global batch.
+
+    Under `jax.jit` with a sharded batch the mean is taken over all devices, so this is
+    synchronised batch norm without further ado.
+    """
+    return nn.BatchNorm(
+        use_running_average=not is_training,
+        momentum=options.batch_norm_momentum,
+        epsilon=options.batch_norm_epsilon,
+        dtype=options.dtype,
+        scale_init=nn.initializers.zeros if is_zero_initialized else nn.initializers.ones,
+        name=name,
+    )
+
+
+class DepthwiseConv(nn.Module):
+    """3x3 depth-wise convolution; output channel `c * multiplier + j` reads input channel `c`.
+
+    `[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C * multiplier]`
+
+    The lowering `shifts` spells it as nine shifted multiply-adds, which XLA fuses with their
+    neighbours; `conv` as a grouped convolution, which is one library call, or on CPU a loop
+    that is 10 to 60 times slower in training (docs/performance.md).
+    """
+
+    multiplier: int = 1
+    stride: int = 1
+    use_bias: bool = False
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        shape = (3, 3, 1, channels * self.multiplier)
+        kernel = self.param("kernel", self.options.kernel_init, shape, jnp.float32)
+        x, kernel = x.astype(self.options.dtype), kernel.astype(self.options.dtype)
+        if self.options.depthwise_lowering == "conv":
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=((1, 1), (1, 1)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=channels,
+            )
+        else:
+            y = _depthwise_by_shifts(x, kernel, multiplier=self.multiplier, stride=self.stride)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
+            y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+def _depthwise_by_shifts(
+    x: jax.Array, kernel: jax.Array, *, multiplier: int, stride: int
+) -> jax.Array:
+    height, width = x.shape[1:3]
+    x = jnp.pad(x.repeat(multiplier, axis=-1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    last_row, last_column = (height - 1) // stride * stride, (width - 1) // stride * stride
+    taps = [
+        x[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]
+        * kernel[i, j, 0].reshape(1, 1, 1, -1)
+        for i in range(3)
+        for j in range(3)
+    ]
+    return sum(taps[1:], taps[0])
+
+
+class ConvBatchNorm(nn.Module):
+    """Convolution, batch norm and, unless told otherwise, ReLU: the paper's `Conv2d`."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_relu: bool = True
+    is_zero_initialized: bool = False
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
+        x = conv(
+            self.features,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            use_bias=self.options.conv_bias,
+            options=self.options,
+            name="conv",
+        )(x)
+        x = batch_norm(
+            is_training=is_training,
+            is_zero_initialized=self.is_zero_initialized,
+            options=self.options,
+            name="bn",
+        )(x)
+        return nn.relu(x) if self.use_relu else x
+
+
+class DepthwiseConvBatchNorm(nn.Module):
+    """Depth-wise convolution and batch norm, with ReLU only where asked for."""
+
+    multiplier: int = 1
+    stride: int = 1
+    use_relu: bool = False
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
+        x = DepthwiseConv(
+            self.multiplier,
+            stride=self.stride,
+            use_bias=self.options.conv_bias,
+            options=self.options,
+            name="conv",
+        )(x)
+        x = batch_norm(is_training=is_training, options=self.options, name="bn")(x)
+        return nn.relu(x) if self.use_relu else x
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum at stride 2 over `[B, H, W, C]`, the border padded with -inf.
+
+    Padding is a step of its own: as an argument of the pool, ONNX converters drop it.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+
+
+def average_pool(x: jax.Array, *, counts_padding: bool) -> jax.Array:
+    """3x3 mean at stride 2 over `[B, H, W, C]`.
+
+    Args:
+        x: any floating dtype.
+        counts_padding: divide by nine everywhere (PyTorch); else by the pixels inside (Paddle).
+    """
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    mean = nn.avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+    if counts_padding:
+        return mean
+    rows, columns = _window_pixels(height), _window_pixels(width)
+    inside = (rows[:, None] * columns[None, :]).reshape(1, rows.size, columns.size, 1)
+    return mean * jnp.asarray(9.0 / inside, x.dtype)
+
+
+def _window_pixels(size: int) -> np.ndarray:
+    """How many of the three pixels of each stride-2 window lie inside `[0, size)`."""
+    start = np.arange(0, size, 2) - 1
+    return np.minimum(start + 3, size) - np.maximum(start, 0)

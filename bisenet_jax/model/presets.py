@@ -1,0 +1,66 @@
+"""Named bundles of switches: the paper's network and three public readings of it.
+
+Weights carry over only between networks of one preset: equal names and shapes do not make
+equal functions. Sources: CoinCheung/BiSeNet `lib/models/bisenetv2.py` @6b4b67a;
+mmsegmentation `mmseg/models/backbones/bisenetv2.py` @088894b; PaddleSeg
+`paddleseg/models/bisenet.py` @d7975e7.
+"""
+
+from typing import Any
+
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.model.bisenetv2 import BiSeNetV2
+
+_PUBLIC_READING = {
+    "expansion_place": "depthwise",
+    "stem_fuse_kernel_size": 3,
+    "dropout_rate": 0.1,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The defaults of BiSeNetV2 are the paper's, so there is nothing to change.
+    "paper": {},
+    "coincheung": _PUBLIC_READING
+    | {
+        "use_depthwise_relu": True,
+        "is_zero_initialized": True,
+        "context_last_form": "conv_bn_relu",
+        "bga_upsampling": "nearest",
+        "bga_relu": True,
+        "head_channels": 1024,
+        "booster_form": "upsampling",
+        "booster_channels": (16, 64, 256, 1024),
+    },
+    "mmseg": _PUBLIC_READING
+    | {
+        "use_depthwise_relu": True,
+        "context_last_form": "conv_bn_relu",
+        "bga_pointwise_bias": True,
+        "bga_relu": True,
+        "head_channels": 1024,
+        "booster_form": "double_conv",
+        "booster_channels": (16, 64, 256, 1024),
+        "drops_whole_channels": True,
+    },
+    # Paddle pads its stride-2 layers 'same', that is (0, 1) on even sizes; ours pad (1, 1).
+    "paddleseg": _PUBLIC_READING
+    | {
+        "bga_pointwise_bias": True,
+        "bga_pool_counts_padding": False,
+        "conv_bias": True,
+        "head_channels": 128,
+        "booster_channels": (16, 32, 64, 128),
+    },
+}
+
+
+def build_model(preset: str = "paper", *, num_classes: int = 19, **fields: Any) -> BiSeNetV2:
+    """The network of a preset; a field that is None keeps the preset's value.
+
+    Raises:
+        ConfigError: for an unknown preset, with the known ones.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"model preset {preset!r} is not known; choose from {list(PRESETS)}")
+    chosen = {name: value for name, value in fields.items() if value is not None}
+    return BiSeNetV2(num_classes=num_classes, **(PRESETS[preset] | chosen))

@@ -1,0 +1,58 @@
+"""Enlarging feature maps by a whole factor: exact and separable.
+
+Three conventions exist in public code and give different numbers, so each has its name:
+
+- `bilinear`: half-pixel centres (PyTorch `align_corners=False`, OpenCV `INTER_LINEAR`).
+- `align_corners`: corner pixels map onto corner pixels (PyTorch `align_corners=True`).
+- `nearest`: every pixel becomes a block.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+METHODS = ("bilinear", "align_corners", "nearest")
+
+
+def upsample(x: jax.Array, factor: int, method: str = "bilinear") -> jax.Array:
+    """Enlarge `x: [B, H, W, C]` to `[B, H * factor, W * factor, C]` in its own dtype."""
+    if method not in METHODS:
+        raise ValueError(f"upsampling method {method!r} is not known; choose from {METHODS}")
+    if factor == 1:
+        return x
+    if method == "nearest":
+        return x.repeat(factor, axis=1).repeat(factor, axis=2)
+    if method == "align_corners":
+        for axis in (1, 2):
+            matrix = jnp.asarray(_aligned_weights(x.shape[axis], factor), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+        return x
+    return _upsample_axis(_upsample_axis(x, factor, axis=1), factor, axis=2)
+
+
+def _upsample_axis(x: jax.Array, factor: int, *, axis: int) -> jax.Array:
+    """Half-pixel bilinear along one axis, one linear blend of neighbours per output phase."""
+    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, -1, axis=axis)], axis=axis)
+    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, None, axis=axis), last], axis=axis)
+    phases = []
+    for phase in range(factor):
+        # Output pixel i * factor + phase lies this far from the centre of input pixel i.
+        offset = (phase + 0.5) / factor - 0.5
+        neighbour, weight = (before, -offset) if offset < 0 else (after, offset)
+        phases.append(x * (1 - weight) + neighbour * weight)
+    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    return jnp.stack(phases, axis=axis + 1).reshape(shape)
+
+
+def _aligned_weights(size: int, factor: int) -> np.ndarray:
+    """Interpolation matrix `[size * factor, size]` of the align-corners convention."""
+    position = np.linspace(0.0, size - 1.0, size * factor)
+    low = np.minimum(np.floor(position).astype(int), max(size - 2, 0))
+    weights = np.zeros((size * factor, size), np.float32)
+    rows = np.arange(size * factor)
+    weights[rows, low] = 1 - (position - low)
+    if size > 1:
+        weights[rows, low + 1] = position - low
+    return weights
