@@ -95,7 +95,7 @@ def _dropout(
 
 
 def _classify(num_classes: int, x: jax.Array, options: LayerOptions) -> jax.Array:
-    logits = Conv(
+    classifier = conv(
         num_classes, kernel_size=1, use_bias=True, options=options, name="classifier"
-    )(x)
-    return logits.astype(jnp.float32)
+    )
+    return classifier(x).astype(jnp.float32)
