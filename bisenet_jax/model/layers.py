@@ -64,7 +64,7 @@ def conv(
     options: LayerOptions,
     name: str,
 ) -> nn.Conv:
-    """Dense convolution: `[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]`."""
+    """Dense convolution, `[B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), features]`."""
     return nn.Conv(
         features,
         kernel_size=(kernel_size, kernel_size),

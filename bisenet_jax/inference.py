@@ -1,0 +1,72 @@
+"""Inference, a function of its own: uint8 images in, uint8 labels out, no booster anywhere.
+
+`predict_labels` and `predict_logits` are pure and run inside any `jax.jit`;
+`make_label_function` is what a user holds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2
+from bisenet_jax.normalization import Normalization
+from bisenet_jax.resize import upsample
+
+PyTree = Any
+
+LOGITS_STRIDE = 8
+
+
+def make_label_function(
+    model: BiSeNetV2, variables: PyTree, normalization: Normalization
+) -> Callable[[jax.Array], jax.Array]:
+    """The compiled `uint8 [B, H, W, 3] -> uint8 [B, H, W]` function of one set of weights.
+
+    Any size of image works; each new size compiles once.
+
+    Args:
+        model: the network that the variables belong to.
+        variables: `params` and `batch_stats`; those of boosters are left behind.
+        normalization: the one the weights were trained with.
+    """
+    variables = without_boosters(variables)
+    predict = jax.jit(
+        lambda variables, images: predict_labels(model, variables, images, normalization)
+    )
+    return lambda images: predict(variables, images)
+
+
+def predict_labels(
+    model: BiSeNetV2, variables: PyTree, images: jax.Array, normalization: Normalization
+) -> jax.Array:
+    """The most likely class of each pixel, `uint8 [B, H, W]`."""
+    logits = predict_logits(model, variables, images, normalization)
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+
+def predict_logits(
+    model: BiSeNetV2, variables: PyTree, images: jax.Array, normalization: Normalization
+) -> jax.Array:
+    """Logits at the size of the images, `uint8 [B, H, W, 3] -> float32 [B, H, W, classes]`.
+
+    Images are padded below and to the right to the network's stride, with zeros after
+    normalisation, that is with the mean colour; what the padding adds is cut off again.
+    """
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, jnp.uint8)
+    height, width = images.shape[1:3]
+    padding = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
+    inputs = jnp.pad(normalization.normalize(images), padding)
+    outputs = model.apply(variables, inputs, is_training=False)
+    return upsample(outputs.logits, LOGITS_STRIDE)[:, :height, :width]
+
+
+def without_boosters(variables: PyTree) -> PyTree:
+    """The same variables without those of the booster heads."""
+    return {
+        collection: {name: leaf for name, leaf in tree.items() if name not in BOOSTER_NAMES}
+        for collection, tree in variables.items()
+    }
