@@ -1,0 +1,78 @@
+"""How every script starts and ends: flags, help, and an exit code that other programs can read.
+
+Exit codes: 0 done, 1 a fault of the program (with its traceback), 2 something the user can
+mend (one line on standard error), 130 interrupted.
+"""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from bisenet_jax import config as config_module
+from bisenet_jax.config import Config
+from bisenet_jax.errors import ConfigError, UserError
+
+
+def run(main: Callable[[], None], description: str) -> None:
+    """Parse the flags that the script defined, call `main`, end the process.
+
+    Args:
+        main: reads its flags from `absl.flags.FLAGS`.
+        description: the script's docstring, shown by --help.
+    """
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+        print(f"{description.strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
+        sys.exit(0)
+    try:
+        _check_config_keys(sys.argv[1:])
+        rest = flags.FLAGS(sys.argv)[1:]
+        if rest:
+            raise ConfigError(f"argument {rest[0]!r} is not a flag; --help lists the flags")
+        main()
+    except (flags.Error, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def read_config(config: Config | None, workdir: str | None) -> Config:
+    """The validated config of a script: what --config gave, else the one saved in the workdir."""
+    if config is not None:
+        return config_module.validate(config)
+    if workdir:
+        return config_module.load(Path(workdir))
+    raise ConfigError(
+        "no configuration: give --config FILE, or the --workdir of a train.py run"
+    )
+
+
+def _check_config_keys(arguments: list[str]) -> None:
+    """Refuse unknown `--config.a.b` keys with the legal ones; config_flags names none."""
+    legal = config_module.legal_keys()
+    for index, argument in enumerate(arguments):
+        name, has_value, value = argument.lstrip("-").partition("=")
+        if argument.startswith("--config.") and name not in legal:
+            section = [key for key in legal if key.startswith(name.rpartition(".")[0] + ".")]
+            close = difflib.get_close_matches(name, legal, n=1)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(
+                f"{name} is not a field of the configuration; {guess}"
+                f"the legal ones are {', '.join(section or legal)}"
+            )
+        if name == "config" and argument.startswith("-"):
+            path = value if has_value else "".join(arguments[index + 1 : index + 2])
+            _check_config_file(path)
+
+
+def _check_config_file(path: str) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"--config {path!r} is not a file; the project's own are in configs/")
+    if importlib.util.spec_from_file_location("config", path) is None:
+        raise ConfigError(f"--config {path!r} must be a Python file with a get_config function")
