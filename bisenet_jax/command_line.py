@@ -43,7 +43,7 @@ def run(main: Callable[[], None], description: str) -> None:
 
 
 def read_config(config: Config | None, workdir: str | None) -> Config:
-    """The validated config of a script: what --config gave, else the one saved in the workdir."""
+    """The validated config that --config gave, else the one saved in the workdir."""
     if config is not None:
         return config_module.validate(config)
     if workdir:

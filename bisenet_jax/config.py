@@ -1,4 +1,4 @@
-"""Every option of a run, typed, with its default: the paper's recipe unless a comment says more.
+"""Every option of a run, typed, with its default: the paper's recipe unless a comment objects.
 
 A file in `configs/` returns a `Config`; the command line overrides single fields, such as
 `--config.train.steps=100`. By convention nothing writes to a config after `validate`.
@@ -251,7 +251,8 @@ def _build(section: type, values: dict[str, Any], prefix: str) -> Any:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(
-            f"{prefix} has no field {unknown[0]!r}; the legal ones are {', '.join(sorted(hints))}"
+            f"{prefix} has no field {unknown[0]!r}; the legal ones are "
+            f"{', '.join(sorted(hints))}"
         )
     return section(
         **{

@@ -1,5 +1,7 @@
 """Segmentation Head (paper, section 4.4, Figure 7) and the other forms that boosters take."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -95,7 +97,9 @@ def _dropout(
 
 
 def _classify(num_classes: int, x: jax.Array, options: LayerOptions) -> jax.Array:
-    classifier = conv(
+    # In float32 throughout: bfloat16 logits tie, and the bias's gradient, a sum over all
+    # pixels, drowns in bfloat16.
+    options = replace(options, dtype=jnp.float32)
+    return conv(
         num_classes, kernel_size=1, use_bias=True, options=options, name="classifier"
-    )
-    return classifier(x).astype(jnp.float32)
+    )(x)

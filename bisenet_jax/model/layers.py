@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bisenet_jax.model.initialization import INITIALIZATIONS, kaiming_normal
+
 Dtype = Any
 
 DEPTHWISE_LOWERINGS = ("shifts", "conv")
-INITIALIZATIONS = ("fan_out", "fan_in")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class LayerOptions:
 
     @property
     def kernel_init(self) -> jax.nn.initializers.Initializer:
-        """Kaiming normal (paper, section 5.1), the mode being a switch: no text settles it."""
-        return jax.nn.initializers.variance_scaling(2.0, self.initialization, "normal")
+        """Kaiming normal (paper, section 5.1)."""
+        return kaiming_normal(self.initialization)
 
 
 def require_choice(field: str, value: Any, choices: tuple) -> None:
@@ -115,11 +116,11 @@ class DepthwiseConv(nn.Module):
         channels = x.shape[-1]
         shape = (3, 3, 1, channels * self.multiplier)
         kernel = self.param("kernel", self.options.kernel_init, shape, jnp.float32)
-        x, kernel = x.astype(self.options.dtype), kernel.astype(self.options.dtype)
+        x = x.astype(self.options.dtype)
         if self.options.depthwise_lowering == "conv":
             y = jax.lax.conv_general_dilated(
                 x,
-                kernel,
+                kernel.astype(x.dtype),
                 window_strides=(self.stride, self.stride),
                 padding=((1, 1), (1, 1)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -129,15 +130,18 @@ class DepthwiseConv(nn.Module):
             y = _depthwise_by_shifts(x, kernel, multiplier=self.multiplier, stride=self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
-            y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
-        return y
+            y = y + bias.reshape(1, 1, 1, -1)
+        return y.astype(self.options.dtype)
 
 
 def _depthwise_by_shifts(
     x: jax.Array, kernel: jax.Array, *, multiplier: int, stride: int
 ) -> jax.Array:
     height, width = x.shape[1:3]
-    x = jnp.pad(x.repeat(multiplier, axis=-1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # In float32 whatever the activations are: the kernel's gradient is a sum over all pixels,
+    # which bfloat16 cannot hold (a third of it was lost on a map of 128x256).
+    x = x.repeat(multiplier, axis=-1).astype(jnp.float32)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     last_row, last_column = (height - 1) // stride * stride, (width - 1) // stride * stride
     taps = [
         x[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]

@@ -48,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bga_pointwise_bias": True,
         "bga_pool_counts_padding": False,
         "conv_bias": True,
+        "initialization": "fan_in",
         "head_channels": 128,
         "booster_channels": (16, 32, 64, 128),
     },

@@ -179,7 +179,8 @@ class ContextEmbedding(nn.Module):
         context = ConvBatchNorm(channels, kernel_size=1, options=self.options, name="gap")(
             context, is_training=is_training
         )  # [B, 1, 1, C]
-        x = x + context
+        # In float32 too, for the gradient of the broadcast is again a sum over the map.
+        x = (x.astype(jnp.float32) + context.astype(jnp.float32)).astype(x.dtype)
         if self.last_form == "conv":
             return conv(
                 channels, use_bias=self.options.conv_bias, options=self.options, name="last"

@@ -1,0 +1,66 @@
+"""Data parallelism: one 1-D mesh of all devices, the state on each, the batch split over them.
+
+The only file that says mesh. Under `jax.jit` XLA inserts the sums over devices by itself, so
+gradients, batch statistics and losses are those of the global batch whatever the device count.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bisenet_jax.errors import ConfigError
+
+PyTree = Any
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis `data` over the given devices, by default all of them."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: under Explicit ones, jax's default, a sort or a selection along a sharded
+    # batch has to be annotated by hand.
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
+def require_divisible(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Raise a ConfigError unless each device gets the same number of images."""
+    if batch_size % mesh.size:
+        fitting = max(1, batch_size // mesh.size) * mesh.size
+        raise ConfigError(
+            f"{name} {batch_size} must be divisible by the {mesh.size} devices; use {fitting}"
+        )
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put a copy of every leaf on each device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(arrays: PyTree, mesh: Mesh) -> PyTree:
+    """Put numpy arrays `[B, ...]` on the devices, each an equal share of the batch."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
+        arrays,
+    )
+
+
+def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+    """Jit `(state, batch) -> (state, metrics)`; the state's memory is used anew."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(everywhere, split),
+        out_shardings=(everywhere, everywhere),
+    )
+
+
+def compile_evaluate_step(step: Callable, mesh: Mesh) -> Callable:
+    """Jit `(variables, batch) -> (confusion, labels)`; nothing is donated."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=(everywhere, split))
