@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.files import write_json
 
 CONFIG_FILE = "config.json"
 STRIDE = 32
@@ -212,8 +213,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def save(config: Config, workdir: Path) -> None:
     """Write the resolved config to `{workdir}/config.json`."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
-    (workdir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_json(workdir / CONFIG_FILE, to_dict(config))
 
 
 def load(workdir: Path) -> Config:
@@ -232,6 +232,18 @@ def load(workdir: Path) -> Config:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not JSON ({error}); train.py writes it anew") from error
     return from_dict(values)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys whose values differ, each with its old and its new value."""
+    found = {}
+    for key in legal_keys():
+        before, after = old, new
+        for name in key.split(".")[1:]:
+            before, after = getattr(before, name), getattr(after, name)
+        if before != after:
+            found[key] = (before, after)
+    return found
 
 
 def legal_keys(section: type = Config, prefix: str = "config") -> list[str]:

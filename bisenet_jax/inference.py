@@ -5,13 +5,13 @@
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, Outputs
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.resize import upsample
 
@@ -60,7 +60,7 @@ def predict_logits(
     height, width = images.shape[1:3]
     padding = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
     inputs = jnp.pad(normalization.normalize(images), padding)
-    outputs = model.apply(variables, inputs, is_training=False)
+    outputs = cast(Outputs, model.apply(variables, inputs, is_training=False))
     return upsample(outputs.logits, LOGITS_STRIDE)[:, :height, :width]
 
 

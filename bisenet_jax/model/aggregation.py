@@ -9,8 +9,9 @@ from bisenet_jax.model.layers import (
     LayerOptions,
     average_pool,
     conv,
+    require_choice,
 )
-from bisenet_jax.resize import upsample
+from bisenet_jax.resize import METHODS, upsample
 
 
 class BilateralGuidedAggregation(nn.Module):
@@ -33,6 +34,7 @@ class BilateralGuidedAggregation(nn.Module):
     def __call__(
         self, detail_8: jax.Array, semantic_32: jax.Array, *, is_training: bool
     ) -> jax.Array:
+        require_choice("bga_upsampling", self.upsampling, METHODS)
         channels = detail_8.shape[-1]
         bias = self.pointwise_bias
         detail_keep_8 = DepthwiseConvBatchNorm(

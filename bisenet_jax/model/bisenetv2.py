@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.aggregation import BilateralGuidedAggregation
 from bisenet_jax.model.detail import DetailBranch
 from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
@@ -92,13 +93,8 @@ class BiSeNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, is_training: bool) -> Outputs:
-        require_choice("booster_form", self.booster_form, tuple(BOOSTER_FORMS))
-        height, width = images.shape[1:3]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(
-                f"image size {height}x{width} must be divisible by {STRIDE}: pad it, as "
-                "bisenet_jax.inference does"
-            )
+        self._check_fields()
+        _check_images(images)
         options = LayerOptions(
             dtype=jnp.dtype(self.dtype),
             batch_norm_momentum=self.batch_norm_momentum,
@@ -154,6 +150,32 @@ class BiSeNetV2(nn.Module):
         )
         return Outputs(logits_8, boosters)
 
+    def _check_fields(self) -> None:
+        require_choice("booster_form", self.booster_form, tuple(BOOSTER_FORMS))
+        lengths = {
+            "detail_channels": 3,
+            "semantic_late_channels": 2,
+            "semantic_repeats": 3,
+            "booster_channels": len(BOOSTER_NAMES),
+        }
+        for name, length in lengths.items():
+            numbers = getattr(self, name)
+            if len(numbers) != length or min(numbers) < 1:
+                raise ConfigError(f"{name} {numbers} must hold {length} whole numbers above 0")
+        for name in ("num_classes", "expansion", "depth", "head_channels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        # The Stem halves its width once more, so that one channel is too few.
+        if min(self._widen(self._semantic_channels())) < 2:
+            raise ConfigError(
+                f"semantic_ratio {self.semantic_ratio} and width {self.width} leave the "
+                "Semantic Branch fewer than 2 channels; raise one of them"
+            )
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(
+                f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
+            )
+
     def _semantic_channels(self) -> tuple[int, int, int, int]:
         stem = round(self.detail_channels[0] * self.semantic_ratio)
         s3 = round(self.detail_channels[2] * self.semantic_ratio)
@@ -161,3 +183,18 @@ class BiSeNetV2(nn.Module):
 
     def _widen(self, channels: tuple[int, ...]) -> tuple:
         return tuple(round(count * self.width) for count in channels)
+
+
+def _check_images(images: jax.Array) -> None:
+    """What would else go wrong in silence, or deep inside with a riddle for a message."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be [B, H, W, 3] normalised floats, not {images.dtype} "
+            f"{list(images.shape)}; bisenet_jax.inference takes uint8 images"
+        )
+    height, width = images.shape[1:3]
+    if height % STRIDE or width % STRIDE:
+        raise ValueError(
+            f"image size {height}x{width} must be divisible by {STRIDE}: pad it, as "
+            "bisenet_jax.inference does"
+        )

@@ -100,6 +100,6 @@ def _classify(num_classes: int, x: jax.Array, options: LayerOptions) -> jax.Arra
     # In float32 throughout: bfloat16 logits tie, and the bias's gradient, a sum over all
     # pixels, drowns in bfloat16.
     options = replace(options, dtype=jnp.float32)
-    return conv(
-        num_classes, kernel_size=1, use_bias=True, options=options, name="classifier"
-    )(x)
+    return conv(num_classes, kernel_size=1, use_bias=True, options=options, name="classifier")(
+        x
+    )

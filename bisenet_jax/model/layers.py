@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.initialization import INITIALIZATIONS, kaiming_normal
 
 Dtype = Any
@@ -51,9 +52,9 @@ class LayerOptions:
 
 
 def require_choice(field: str, value: Any, choices: tuple) -> None:
-    """Raise a ValueError that names the field, its value and the legal ones."""
+    """Raise a ConfigError that names the field, its value and the legal ones."""
     if value not in choices:
-        raise ValueError(f"{field} {value!r} is not known; choose from {choices}")
+        raise ConfigError(f"{field} {value!r} is not known; choose from {choices}")
 
 
 def conv(

@@ -18,6 +18,7 @@ from bisenet_jax.model.layers import (
 
 EXPANSION_PLACES = ("conv", "depthwise")
 CONTEXT_LAST_FORMS = ("conv", "conv_bn_relu")
+STEM_FUSE_KERNEL_SIZES = (1, 3)
 
 
 class SemanticStages(NamedTuple):
@@ -44,6 +45,7 @@ class StemBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
+        require_choice("stem_fuse_kernel_size", self.fuse_kernel_size, STEM_FUSE_KERNEL_SIZES)
         x = ConvBatchNorm(self.channels, stride=2, options=self.options, name="entry")(
             x, is_training=is_training
         )  # [B, H/2, W/2, channels]
@@ -201,7 +203,7 @@ class SemanticBranch(nn.Module):
     """
 
     channels: tuple[int, int, int, int] = (16, 32, 64, 128)
-    repeats: tuple[int, int, int] = (2, 2, 4)
+    repeats: tuple[int, ...] = (2, 2, 4)
     expansion: int = 6
     expansion_place: str = "conv"
     use_depthwise_relu: bool = False
@@ -237,4 +239,4 @@ class SemanticBranch(nn.Module):
         context = ContextEmbedding(
             self.context_last_form, options=self.options, name="context_embedding"
         )(x, is_training=is_training)
-        return SemanticStages(*outputs, context)
+        return SemanticStages._make([*outputs, context])

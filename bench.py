@@ -1,0 +1,218 @@
+"""How fast the network is on this machine: latency, throughput, MACs, memory, and the protocol.
+
+python bench.py                                     the paper's network, 19 classes, 512x1024
+python bench.py --config configs/synthetic.py --batch 1,8 --dtype float32,bfloat16
+python bench.py --workdir runs/synthetic --json speed.json
+
+Weights are random, since speed does not depend on them. Each row has a budget (--seconds,
+--repeats), so that a slow machine ends too. --json writes every figure and the words that say
+what was inside the timer.
+"""
+
+import datetime
+import os
+import platform
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+import bisenet_jax
+from benchmarks.inference import (
+    COMMON_PROTOCOL,
+    count_steps,
+    measure_inference,
+    model_of,
+    padded_size,
+)
+from benchmarks.timing import Budget, peak_memory_bytes
+from bisenet_jax import command_line
+from bisenet_jax.complexity import abstract_variables, count_block_macs, count_parameters
+from bisenet_jax.config import Config
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.files import write_json
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file in configs/; default: the paper's network. Fields: --config.a.b=c"
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "A train.py run, whose saved config is taken.")
+_HEIGHT = flags.DEFINE_integer("height", 512, "Of the images, in pixels.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 1024, "Of the images, in pixels.", lower_bound=1)
+_BATCH = flags.DEFINE_list("batch", ["1"], "Images a call; one or several, such as 1,8,32.")
+_DTYPE = flags.DEFINE_list(
+    "dtype", None, f"Of activations: one or several of {', '.join(DTYPES)}; default: config's."
+)
+_SECONDS = flags.DEFINE_float(
+    "seconds", 20.0, "Time for each row, half latency and half throughput.", lower_bound=0.01
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 1000, "Most calls of each row for latency, and for throughput.", lower_bound=1
+)
+_JSON = flags.DEFINE_string("json", None, "A file for all the figures.")
+
+
+def main() -> None:
+    # A program taken from a cache on disk would pass for one that compiles in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    has_source = _CONFIG.value is not None or _WORKDIR.value
+    config = command_line.read_config(_CONFIG.value if has_source else Config(), _WORKDIR.value)
+    batches, dtypes = _read_batches(), _read_dtypes(config)
+    if _JSON.value and Path(_JSON.value).is_dir():
+        raise ConfigError(f"--json {_JSON.value!r} is a folder; give the name of a file")
+
+    size = {"height": _HEIGHT.value, "width": _WIDTH.value}
+    data = _describe_model(config, **size) | _describe_machine()
+    print(_heading(data), flush=True)
+    # None: no bar where standard error is a file.
+    with tqdm(
+        total=count_steps(batches, dtypes), unit="step", disable=None, leave=False
+    ) as bar:
+        data["rows"] = measure_inference(
+            config,
+            **size,
+            batches=batches,
+            dtypes=dtypes,
+            budget=Budget(_REPEATS.value, _SECONDS.value),
+            progress=bar.update,
+        )
+    data["peak_memory_bytes"] = peak_memory_bytes(jax.devices()[:1])
+    print(_table(data["rows"]))
+    print(_footnotes(data))
+    if _JSON.value:
+        write_json(_JSON.value, data)
+
+
+def _read_batches() -> list[int]:
+    batches = [int(text) if text.isdecimal() else 0 for text in _BATCH.value]
+    if not batches or min(batches) < 1:
+        raise ConfigError(
+            f"--batch {','.join(_BATCH.value)!r} must be one or several whole numbers from 1, "
+            "such as 1,8"
+        )
+    return batches
+
+
+def _read_dtypes(config: Config) -> list[str]:
+    dtypes = _DTYPE.value or [config.model.dtype]
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ConfigError(f"--dtype {dtype!r} is not known; choose from {list(DTYPES)}")
+    return dtypes
+
+
+def _describe_model(config: Config, height: int, width: int) -> dict[str, Any]:
+    model = model_of(config, config.model.dtype)
+    macs_size = padded_size(height, width)
+    blocks = count_block_macs(model, *macs_size)
+    return {
+        "preset": config.model.preset,
+        "classes": model.num_classes,
+        "parameters": count_parameters(abstract_variables(model)["params"]),
+        "gmacs": sum(blocks.values()) / 1e9,
+        "gmacs_by_block": {name: macs / 1e9 for name, macs in blocks.items()},
+        "gmacs_size": list(macs_size),
+    }
+
+
+def _describe_machine() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "used": 1,
+            "runtime": device.client.platform_version,
+            "host_processor": _processor(),
+            "host_cores": os.cpu_count(),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            # "default" lets XLA run float32 convolutions as TF32 on NVIDIA GPUs.
+            "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None)
+            or "default",
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+            "bisenet_jax": bisenet_jax.__version__,
+        },
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    """The model name, which `platform.processor` leaves out on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _heading(data: dict[str, Any]) -> str:
+    height, width = data["gmacs_size"]
+    device, versions = data["device"], data["versions"]
+    kind = "" if device["kind"] == device["platform"] else f" {device['kind']},"
+    blocks = ", ".join(
+        f"{name.replace('_', ' ')} {gmacs:.3f}"
+        for name, gmacs in data["gmacs_by_block"].items()
+    )
+    return "\n".join(
+        (
+            f"BiSeNet V2, preset {data['preset']}, {data['classes']} classes: "
+            f"{data['parameters']:,} parameters, {data['gmacs']:.3f} GMAC an image of "
+            f"{height}x{width}",
+            f"GMAC      {blocks}",
+            f"device    {device['platform']},{kind} 1 of {device['count']}; host "
+            f"{device['host_processor']}, {device['host_cores']} cores",
+            f"versions  {', '.join(f'{name} {text}' for name, text in versions.items())}",
+            "",
+        )
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = ("median ms", "p90", "p99", "frames/s", "images/s", "GMAC/s", "compile s", "MiB")
+    lines = [
+        f"{'row':<16}{'batch':>6}  {'dtype':<9}" + "".join(f"{name:>10}" for name in columns)
+    ]
+    lines.append("-" * len(lines[0]))
+    for row in rows:
+        figures = (*row["latency_ms"].values(), row["frames_per_second"])
+        figures += (row["images_per_second"], row["gmacs_per_second"], row["compile_seconds"])
+        memory = row["program_bytes"]
+        held = f"{sum(memory.values()) / 2**20:,.1f}" if memory else "-"
+        lines.append(
+            f"{row['name']:<16}{row['batch']:>6}  {row['dtype']:<9}"
+            + "".join(f"{figure:>10.2f}" for figure in figures)
+            + f"{held:>10}"
+        )
+    return "\n".join(lines)
+
+
+def _footnotes(data: dict[str, Any]) -> str:
+    """What the columns mean, and the protocol: once for all rows, and by each kind of row."""
+    peak = data["peak_memory_bytes"]
+    whole = "this backend does not tell" if peak is None else f"{peak / 2**20:,.0f} MiB"
+    words = [
+        "MiB: arguments, results and temporaries of one call, by the compiler; peak of the "
+        f"whole run on the device: {whole}.",
+        COMMON_PROTOCOL,
+        "Inside the timer, by row (of the first batch and dtype):",
+    ]
+    firsts = {row["name"]: row["inside_timer"] for row in reversed(data["rows"])}
+    words += [f"{name}: {firsts[name]}" for name in reversed(firsts)]
+    return "\n" + "\n".join(
+        textwrap.fill(text, 100, initial_indent="- ", subsequent_indent="  ") for text in words
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__)

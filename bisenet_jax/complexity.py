@@ -1,0 +1,191 @@
+"""What a network costs, counted and not timed: parameters and multiply-accumulates (MACs).
+
+One MAC is one multiplication and its addition; the paper's "GFLOPs" are MACs. Counted are
+convolutions and matrix products, from the shapes in the program that JAX traces; batch norm,
+activations, pooling and element-wise arithmetic are not.
+
+python -m bisenet_jax.complexity prints the count of each preset.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.presets import PRESETS, build_model
+
+PyTree = Any
+# A traced program (`jax.make_jaxpr`). JAX renames and moves these classes between releases,
+# so that only their attributes are relied upon: `eqns` and what hangs on it.
+Jaxpr = Any
+Equation = Any
+
+BLOCKS = ("detail_branch", "semantic_branch", "aggregation", "head")
+
+# Primitives that run the program inside them exactly once.
+_CALLS = {
+    *("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+}
+
+
+def count_parameters(tree: PyTree) -> int:
+    """How many numbers a tree of arrays, or of their shapes, holds."""
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def count_macs(function: Callable[..., Any], *arguments: PyTree) -> int:
+    """MACs of one call, convolutions and matrix products; nothing is computed.
+
+    Zeros that padding adds count as work, as they do in every published figure; zeros that a
+    transposed convolution puts between pixels do not. Of a `cond` the costliest branch counts.
+
+    Args:
+        function: what `jax.jit` could trace.
+        arguments: its arguments, or their `jax.ShapeDtypeStruct`.
+
+    Raises:
+        ValueError: for work inside a loop of unknown length (`while`), or inside a primitive
+            that this module does not know, such as a Pallas kernel.
+    """
+    return sum(term.macs for term in _terms(jax.make_jaxpr(function)(*arguments)))
+
+
+def count_model_macs(model: BiSeNetV2, height: int, width: int, batch: int = 1) -> int:
+    """MACs of the convolutions of inference, without boosters, from images to logits at 1/8."""
+    return sum(count_block_macs(model, height, width, batch).values())
+
+
+def count_block_macs(
+    model: BiSeNetV2, height: int, width: int, batch: int = 1
+) -> dict[str, int]:
+    """The same for each box of the paper's Figure 3, by the names of `BLOCKS`.
+
+    Convolutions only: resizing is free by the paper's convention, though the align-corners
+    form of it is written as a matrix product.
+    """
+    # Written as shifts, a depth-wise convolution is multiply-adds that no shape tells from
+    # other arithmetic. As a convolution it is the same numbers and can be seen.
+    model = model.clone(depthwise_lowering="conv")
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
+    # Module names reach the traced program as named scopes, which Flax lets users turn off.
+    with nn.override_named_call(True):
+        program = jax.make_jaxpr(partial(model.apply, is_training=False))(
+            abstract_variables(model), images
+        )
+    macs = dict.fromkeys(BLOCKS, 0)
+    for term in _terms(program):
+        if term.primitive == "conv_general_dilated":
+            macs[term.scopes[1]] += term.macs
+    return macs
+
+
+def abstract_variables(model: BiSeNetV2) -> PyTree:
+    """Shapes of the variables of inference, so without those of boosters."""
+    # No parameter's shape depends on the size of the image.
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    return jax.eval_shape(partial(model.init, is_training=False), jax.random.key(0), images)
+
+
+class _Term(NamedTuple):
+    """The work of one equation; `scopes` are the named scopes around it, outermost first."""
+
+    macs: int
+    primitive: str
+    scopes: tuple[str, ...]
+
+
+def _terms(program: Jaxpr, scopes: tuple[str, ...] = ()) -> Iterator[_Term]:
+    for equation in program.eqns:
+        name = equation.primitive.name
+        stack = str(equation.source_info.name_stack)
+        inner_scopes = (*scopes, *stack.split("/")) if stack else scopes
+        if name == "conv_general_dilated":
+            yield _Term(_convolution_macs(equation), name, inner_scopes)
+        elif name == "dot_general":
+            yield _Term(_product_macs(equation), name, inner_scopes)
+        else:
+            yield from _inner_terms(equation, inner_scopes)
+
+
+def _inner_terms(equation: Equation, scopes: tuple[str, ...]) -> list[_Term]:
+    """Terms of the programs that an equation carries: loop bodies, branches, functions."""
+    name = equation.primitive.name
+    bodies = [list(_terms(program, scopes)) for program in _programs(equation.params.values())]
+    bodies = [terms for terms in bodies if terms]
+    if not bodies:
+        return []
+    if name in _CALLS:
+        return [term for terms in bodies for term in terms]
+    if name == "scan":
+        length = equation.params["length"]
+        return [term._replace(macs=term.macs * length) for terms in bodies for term in terms]
+    if name == "cond":
+        return max(bodies, key=lambda terms: sum(term.macs for term in terms))
+    raise ValueError(
+        f"MACs inside the primitive {name!r} cannot be counted: how often they run is not "
+        "known; count a form of the function without it"
+    )
+
+
+def _programs(values: Any) -> Iterator[Jaxpr]:
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _programs(value)
+        elif hasattr(value, "eqns"):
+            yield value
+
+
+def _convolution_macs(equation: Equation) -> int:
+    """Each kernel weight meets each output pixel once an image, unless it would meet a zero.
+
+    With groups, `kernel` holds the input channels of one group only, so that its size already
+    says how many products one output number takes.
+    """
+    image, kernel = (variable.aval.shape for variable in equation.invars[:2])
+    output = equation.outvars[0].aval.shape
+    params = equation.params
+    layout = params["dimension_numbers"]
+    pairs = 1
+    for axis in range(len(output) - 2):
+        # Output pixel o and tap k read place `o * stride + k * dilation - low` of an image
+        # whose pixels stand `spacing` apart with zeros between.
+        places = (
+            np.arange(output[layout.out_spec[axis + 2]])[:, None]
+            * params["window_strides"][axis]
+            + np.arange(kernel[layout.rhs_spec[axis + 2]])[None, :]
+            * params["rhs_dilation"][axis]
+            - params["padding"][axis][0]
+        )
+        pairs *= int(np.count_nonzero(places % params["lhs_dilation"][axis] == 0))
+    batch = image[layout.lhs_spec[0]] // params["batch_group_count"]
+    features, group_channels = kernel[layout.rhs_spec[0]], kernel[layout.rhs_spec[1]]
+    return pairs * batch * features * group_channels
+
+
+def _product_macs(equation: Equation) -> int:
+    left = equation.invars[0].aval.shape
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return prod(equation.outvars[0].aval.shape) * prod(left[axis] for axis in contracted)
+
+
+def main(height: int = 512, width: int = 1024) -> None:
+    """Print parameters and GMACs of each preset's inference network."""
+    print(f"Inference at {height}x{width}, 19 classes, without boosters; GMAC by block\n")
+    print(f"{'preset':<12}{'parameters':>12}{'GMAC':>9}", *(f"{name:>16}" for name in BLOCKS))
+    for preset in PRESETS:
+        model = build_model(preset)
+        parameters = count_parameters(abstract_variables(model)["params"])
+        macs = count_block_macs(model, height, width)
+        blocks = (f"{macs[name] / 1e9:>16.3f}" for name in BLOCKS)
+        print(f"{preset:<12}{parameters:>12,}{sum(macs.values()) / 1e9:>9.3f}", *blocks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Encoded pictures and label maps to uint8 arrays; anything doubtful is a DataError.
+
+Pixels are taken as they are stored. A turn or a colour code that is undone silently would
+part a picture from its labels, so each such file is refused with the way to mend it.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from bisenet_jax.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LABEL_SUFFIXES = (".png",)
+
+# What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+_COLOUR_MODES = ("RGB", "L", "1", "P", "CMYK")
+_PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """The JPEG or PNG picture in a file: `[H, W, 3] uint8` RGB, read-only."""
+    return decode_image(_read_bytes(path), str(path))
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """The label map in a PNG file: `[H, W] uint8` class ids, read-only."""
+    return decode_label(_read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """A JPEG or PNG picture: `[H, W, 3] uint8` RGB, read-only; `name` is for error messages.
+
+    Grey, palette and CMYK pictures become RGB, a fully opaque alpha channel is dropped and of
+    16-bit RGB the high bytes are kept. Refused: transparent pixels, 16-bit grey, and an EXIF
+    orientation, since nobody knows whether the labels were drawn before or after the turn.
+    """
+    image = _open(data, name, formats=("JPEG", "PNG"))
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation != 1:
+            raise DataError(
+                f"{name}: EXIF orientation is {orientation}, pictures must be stored upright; "
+                "turn the pixels, remove the tag and check that the labels still fit"
+            )
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (255, 255):
+                raise DataError(
+                    f"{name}: has transparent pixels, their colour means nothing; "
+                    "save the picture as RGB on a background"
+                )
+        elif image.mode not in _COLOUR_MODES:
+            raise DataError(
+                f"{name}: pixels are {image.mode!r}, not 8-bit grey or colour; save the "
+                "picture as 8-bit RGB"
+            )
+        return np.asarray(image.convert("RGB"))
+    except _DAMAGE as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def decode_label(data: bytes, name: str) -> np.ndarray:
+    """A PNG label map: `[H, W] uint8` class ids, read-only; `name` is for error messages.
+
+    8-bit grey values and palette indices are ids. Colour-coded maps are refused, and so are
+    greys of other depths, which decoders rescale: id 1 of a 4-bit map would come out as 17.
+    """
+    image = _open(data, name, formats=("PNG",))
+    # The header chunk always comes first: these two bytes are in the same place in every PNG.
+    depth, colour_type = data[24], data[25]
+    if (depth, colour_type) != (8, 0) and colour_type != 3:
+        found = f"{depth}-bit {_PNG_COLOUR_TYPES.get(colour_type, 'PNG')}"
+        raise DataError(
+            f"{name}: label map is {found}, must be 8-bit grey (or palette) with the class id "
+            "as the pixel value; write each pixel's class id (0, 1, 2, ... and 255 for "
+            "ignored) into an 8-bit grey PNG"
+        )
+    try:
+        return np.asarray(image)
+    except _DAMAGE as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from error
+
+
+def _open(data: bytes, name: str, *, formats: tuple[str, ...]) -> Image.Image:
+    if not data:
+        raise DataError(f"{name}: file is empty (0 bytes); fetch or export it again")
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError as error:
+        wanted = " or ".join(formats)
+        raise DataError(
+            f"{name}: content is not a readable {wanted}; fetch it again or save it as {wanted}"
+        ) from error
+    except _DAMAGE as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{name}: cannot be decoded ({error}); fetch or export the file again"

@@ -1,0 +1,98 @@
+"""Checkpoints of the training state, the only file that knows orbax.
+
+The latest few are kept, and the best one by mIoU. A checkpoint appears under its final name
+only when it is complete.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as orbax
+
+from bisenet_jax.errors import CheckpointError
+from bisenet_jax.training.state import TrainState
+
+PyTree = Any
+Checkpoints = orbax.training.Checkpointer
+
+FOLDER = "checkpoints"
+
+
+@contextmanager
+def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Iterator[Checkpoints]:
+    """The checkpoints of a run; leaving the block waits for the last write.
+
+    Args:
+        workdir: of the run.
+        keep: how many of the latest ones to keep beside the best one; None deletes nothing.
+    """
+    policies = orbax.training.preservation_policies
+    policy = None
+    if keep is not None:
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["miou"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+    folder = (workdir / FOLDER).absolute()
+    if keep is None and not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist: give the --workdir of a train.py run")
+    with orbax.training.Checkpointer(folder, preservation_policy=policy) as checkpoints:
+        yield checkpoints
+
+
+def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | None) -> None:
+    """Start writing the state in the background; the state may be donated at once."""
+    metrics = None if miou is None else {"miou": miou}
+    checkpoints.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
+
+
+def latest_step(checkpoints: Checkpoints) -> int | None:
+    """The step of the newest checkpoint, or None."""
+    return None if checkpoints.latest is None else checkpoints.latest.step
+
+
+def best_step(checkpoints: Checkpoints) -> int | None:
+    """The step of the checkpoint with the highest mIoU, the later of equals, or None."""
+    scored = [
+        (found.metrics["miou"], found.step)
+        for found in checkpoints.checkpoints
+        if found.metrics
+    ]
+    return max(scored)[1] if scored else None
+
+
+def restore(
+    checkpoints: Checkpoints, step: int, template: TrainState, mesh: Mesh
+) -> TrainState:
+    """Read a checkpoint onto every device of a mesh.
+
+    Args:
+        checkpoints: of the run.
+        step: of the checkpoint.
+        template: shapes and dtypes of the expected state, such as `jax.eval_shape` gives.
+        mesh: where to put it.
+
+    Raises:
+        CheckpointError: when the step is absent or holds another tree of arrays.
+    """
+    there = [found.step for found in checkpoints.checkpoints]
+    if step not in there:
+        raise CheckpointError(f"there is no checkpoint of step {step}; there are {there}")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template
+    )
+    try:
+        return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+    except (ValueError, KeyError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CheckpointError(
+            f"the checkpoint of step {step} does not fit this configuration ({first_line}); "
+            "use the configuration it was trained with, or another --workdir"
+        ) from error

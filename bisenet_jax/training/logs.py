@@ -1,0 +1,67 @@
+"""What a run tells about itself: JSON lines for programs, TensorBoard for people."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+LOG_FILE = "log.jsonl"
+
+
+@dataclass
+class Log:
+    """The two open logs of a run."""
+
+    lines: IO[str]
+    board: SummaryWriter
+
+    def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """One line `{"step": ..., "group": ..., ...}` and one point per curve `group/name`.
+
+        A value that is no number, such as the mIoU of an empty split, is null in the line.
+        """
+        plain = {name: float(value) for name, value in values.items()}
+        finite = {name: v if math.isfinite(v) else None for name, v in plain.items()}
+        self.lines.write(json.dumps({"step": step, "group": group, **finite}) + "\n")
+        self.lines.flush()
+        for name, value in plain.items():
+            self.board.add_scalar(f"{group}/{name}", value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Show `[H, W, 3] uint8` in TensorBoard."""
+        self.board.add_image(name, picture, step, dataformats="HWC")
+
+
+@contextmanager
+def open_log(workdir: Path, start_step: int) -> Iterator[Log]:
+    """The logs of a run, continued after `start_step`.
+
+    Lines of later steps, written before the run was cut off, are dropped: they come again.
+    """
+    path = workdir / LOG_FILE
+    if path.exists():
+        kept = [line for line in read_log(path) if line["step"] <= start_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+    with path.open("a", encoding="utf-8") as lines:
+        try:
+            yield Log(lines, board)
+        finally:
+            board.close()
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log; a last one that was cut off in writing is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines

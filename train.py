@@ -1,0 +1,261 @@
+"""Train BiSeNet V2, and go on where a run was cut off: the same command resumes.
+
+    python train.py --config configs/synthetic.py --workdir runs/synthetic
+    python train.py --config configs/synthetic.py --workdir runs/fast --config.train.steps=100
+
+In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
+mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, a
+validation picture). Exit codes: 0 done, 2 something to mend, 130 interrupted.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from bisenet_jax import command_line, config, parallel
+from bisenet_jax.data.classes import find_class_set
+from bisenet_jax.data.loader import (
+    Batch,
+    Example,
+    Source,
+    evaluation_examples,
+    training_batches,
+)
+from bisenet_jax.data.sources import open_source
+from bisenet_jax.errors import ConfigError, TrainingError
+from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
+from bisenet_jax.evaluation.metrics import Scores, scores
+from bisenet_jax.evaluation.pictures import comparison
+from bisenet_jax.files import write_json
+from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.presets import build_model
+from bisenet_jax.normalization import Normalization
+from bisenet_jax.training import checkpoint
+from bisenet_jax.training.logs import open_log
+from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.step import Metrics, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.")
+_JSON = flags.DEFINE_string("json", None, "File for the final scores and the time taken.")
+
+# What may differ between two starts of one run: nothing that changes its weights.
+FREE_KEYS = {
+    *("config.data.root", "config.data.workers", "config.data.threads"),
+    *("config.train.log_every", "config.train.evaluate_every", "config.train.checkpoint_every"),
+    *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
+}
+
+
+def main() -> None:
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
+    summary = train(config.validate(_CONFIG.value), Path(_WORKDIR.value))
+    if _JSON.value:
+        write_json(_JSON.value, summary)
+
+
+def train(options: config.Config, workdir: Path) -> dict:
+    """Make all steps that are left; returns the last scores and the time taken."""
+    # Whatever can be wrong is found here, before the first compilation.
+    mesh = parallel.make_mesh()
+    check(options, mesh)
+    class_set = find_class_set(options.data.classes)
+    train_source = open_source(options.data, options.data.train_split)
+    val_source = open_source(options.data, options.data.val_split)
+    claim(workdir, options)
+
+    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
+    optimizer = make_optimizer(options.optimizer, options.train.steps)
+    train_step = parallel.compile_train_step(make_train_step(model, optimizer, options), mesh)
+    normalization = Normalization(options.data.mean, options.data.std)
+    evaluate_step = make_evaluate_step(model, normalization, mesh)
+
+    began, total_steps = time.monotonic(), options.train.steps
+    result: Scores | None = None
+    with checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved:
+        start_step = checkpoint.latest_step(saved) or 0
+        if start_step:
+            print(f"resuming {workdir} after step {start_step} of {total_steps}")
+            template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+            state = checkpoint.restore(saved, start_step, template, mesh)
+        else:
+            state = create_state(model, optimizer, options.train.seed)
+            state = parallel.replicate(state, mesh)
+
+        batches = training_batches(
+            train_source,
+            batch_size=options.train.batch_size,
+            seed=options.train.seed,
+            start_step=start_step,
+            workers=options.data.workers,
+            threads=options.data.threads,
+        )
+        with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
+            pace = Pace()
+
+            def report(step: int, metrics: Metrics, names: list[str]) -> None:
+                """Wait for a step's numbers, stop if they are none, show and log them."""
+                values = {name: float(value) for name, value in metrics.items()}
+                require_finite(step, values, names, checkpoint.latest_step(saved))
+                bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                bar.update()
+                if step % options.train.log_every == 0:
+                    log.write(step, "train", values | pace.rates(options.train.batch_size))
+                    pace.restart()
+
+            # Order of a turn: batch, step, report of the step before, evaluate, save.
+            unread: tuple[int, Metrics, list[str]] | None = None
+            for step in range(start_step + 1, total_steps + 1):
+                batch = pace.wait_for(batches)
+                arrays = {"image": batch["image"], "label": batch["label"]}
+                state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
+                # The devices work on this step while the numbers of the last are read.
+                if unread is not None:
+                    report(*unread)
+                unread = (step, metrics, batch["name"])
+
+                is_evaluated = step == total_steps or step % options.train.evaluate_every == 0
+                if not is_evaluated and step % options.train.checkpoint_every:
+                    continue
+                # What is saved was read first: no checkpoint holds a loss that is no number.
+                report(*unread)
+                unread, miou = None, None
+                if is_evaluated:
+                    result, picture = score(evaluate_step, state, val_source, options, mesh)
+                    classes = dict(zip(class_set.names, result.class_iou, strict=True))
+                    totals = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
+                    log.write(step, "val", totals | classes)
+                    log.picture(step, "val/picture", picture)
+                    bar.write(f"step {step}: mIoU {100 * result.miou:.2f} % on val")
+                    miou = None if math.isnan(result.miou) else result.miou
+                checkpoint.save(saved, state, step, miou)
+                pace.restart()
+        batches.close()
+        if result is None:
+            print(f"{workdir} has made all its {total_steps} steps already")
+            result, _ = score(evaluate_step, state, val_source, options, mesh)
+    return {
+        "miou": None if math.isnan(result.miou) else result.miou,
+        "pixel_accuracy": None if math.isnan(result.pixel_accuracy) else result.pixel_accuracy,
+        "steps": total_steps,
+        "first_step": start_step + 1,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def check(options: config.Config, mesh: Mesh) -> None:
+    """Rules that only training knows of."""
+    if options.model.dtype == "float16":
+        raise ConfigError(
+            "config.model.dtype float16 needs loss scaling to train; use bfloat16"
+        )
+    for name in ("batch_size", "evaluate_batch_size"):
+        parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
+
+
+def claim(workdir: Path, options: config.Config) -> None:
+    """Make the workdir this run's; one of another configuration is refused."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / config.CONFIG_FILE).exists():
+        changed = config.differences(config.load(workdir), options)
+        changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS}
+        if changed:
+            listed = "; ".join(
+                f"{key} {old!r}, now {new!r}" for key, (old, new) in changed.items()
+            )
+            raise ConfigError(
+                f"{workdir} holds a run with another configuration ({listed}): repeat its flags "
+                "to resume it, or give another --workdir"
+            )
+    config.save(options, workdir)
+
+
+def score(
+    step: EvaluateStep, state: TrainState, source: Source, options: config.Config, mesh: Mesh
+) -> tuple[Scores, np.ndarray]:
+    """Scores on the whole validation split, and a picture of its first example."""
+    class_set = find_class_set(options.data.classes)
+    pictures: list[np.ndarray] = []
+
+    def keep_first(example: Example, prediction: np.ndarray) -> None:
+        if not pictures:
+            image, label = example["image"], example["label"]
+            pictures.append(comparison(image, prediction, label, class_set))
+
+    examples = evaluation_examples(source, threads=options.data.threads)
+    with tqdm(examples, "evaluate", len(source), leave=False, unit="image") as bar:
+        evaluation = evaluate(
+            step,
+            without_boosters(state.variables),
+            bar,
+            num_classes=len(class_set),
+            batch_size=options.train.evaluate_batch_size,
+            mesh=mesh,
+            visit=keep_first,
+        )
+    return scores(evaluation.confusion), pictures[0]
+
+
+def require_finite(
+    step: int, values: dict[str, float], names: list[str], last_good: int | None
+) -> None:
+    """Stop a run whose numbers are none, with all that helps to find the cause."""
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    kept = (
+        "no checkpoint yet" if last_good is None else f"last good checkpoint: step {last_good}"
+    )
+    raise TrainingError(
+        f"step {step} is no longer finite ({parts}) on the images {', '.join(names)}; {kept}. "
+        "Lower config.optimizer.learning_rate, lengthen config.optimizer.warmup_steps, or look "
+        "at these images"
+    )
+
+
+@dataclasses.dataclass
+class Pace:
+    """Steps, seconds and seconds of waiting for data since the last restart."""
+
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    waited: float = 0.0
+    steps: int = 0
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        asked = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - asked
+        self.steps += 1
+        return batch
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Speed, and the share of time in which the devices' next work was not there."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return {
+            "images_per_second": self.steps * batch_size / seconds,
+            "step_seconds": seconds / max(self.steps, 1),
+            "wait_share": self.waited / seconds,
+        }
+
+    def restart(self) -> None:
+        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+
+
+def progress_bar(start_step: int, total_steps: int) -> tqdm:
+    return tqdm(desc="train", initial=start_step, total=total_steps, unit="step", smoothing=0.1)
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__)
