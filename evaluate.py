@@ -1,7 +1,7 @@
 """Score a trained network on a split: class IoU, mIoU and pixel accuracy, whole images.
 
     python evaluate.py --workdir runs/synthetic
-    python evaluate.py --workdir runs/synthetic --split val --json scores.json --save_dir overlays
+    python evaluate.py --workdir runs/synthetic --json scores.json --save_dir overlays
 
 The configuration is the run's own unless --config gives another. JSON keys: miou,
 pixel_accuracy, mean_accuracy, class_iou (name to value or null), images, split, protocol, ...
@@ -20,7 +20,8 @@ from tqdm import tqdm
 from bisenet_jax import command_line, parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import find_class_set
-from bisenet_jax.data.loader import Example, evaluation_examples
+from bisenet_jax.data.example import Example
+from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import CheckpointError, ConfigError
 from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step

@@ -23,13 +23,8 @@ from tqdm import tqdm
 
 from bisenet_jax import command_line, config, parallel
 from bisenet_jax.data.classes import find_class_set
-from bisenet_jax.data.loader import (
-    Batch,
-    Example,
-    Source,
-    evaluation_examples,
-    training_batches,
-)
+from bisenet_jax.data.example import Batch, Example, Source
+from bisenet_jax.data.loader import evaluation_examples, training_batches
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
@@ -175,8 +170,8 @@ def claim(workdir: Path, options: config.Config) -> None:
                 f"{key} {old!r}, now {new!r}" for key, (old, new) in changed.items()
             )
             raise ConfigError(
-                f"{workdir} holds a run with another configuration ({listed}): repeat its flags "
-                "to resume it, or give another --workdir"
+                f"{workdir} holds a run with another configuration ({listed}): repeat its "
+                "flags to resume it, or give another --workdir"
             )
     config.save(options, workdir)
 

@@ -152,8 +152,8 @@ def test_stride_two_convolution_pads_both_sides(size):
 def test_batch_norm_uses_its_momentum_and_epsilon():
     options = LayerOptions(batch_norm_momentum=0.75, batch_norm_epsilon=0.5)
     x = random_array(3, 4, 5, 2) * [2, 3] + [1, -4]
-    stats = {"mean": jnp.asarray([10.0, 20.0]), "var": jnp.asarray([2.0, 4.0])}
-    params = {"scale": jnp.asarray([1.5, 0.5]), "bias": jnp.asarray([0.25, -1.0])}
+    stats = {"mean": np.float32([10, 20]), "var": np.float32([2, 4])}
+    params = {"scale": np.float32([1.5, 0.5]), "bias": np.float32([0.25, -1])}
     variables = {"params": params, "batch_stats": stats}
 
     layer = batch_norm(is_training=True, options=options, name="bn")

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data.classes import CAMVID
+from bisenet_jax.data.example import Batch, Example
 from bisenet_jax.data.folder import FolderSource
-from bisenet_jax.data.loader import Batch, Example, evaluation_examples, training_batches
+from bisenet_jax.data.loader import evaluation_examples, training_batches
 from bisenet_jax.errors import ConfigError, DataError
 
 

@@ -35,8 +35,7 @@ def random_map(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 7), (1, 1)])
+@pytest.mark.parametrize("factor, size", [(2, (4, 5)), (4, (3, 6)), (8, (5, 1)), (4, (1, 1))])
 def test_upsample(method, factor, size):
     x = random_map(*size)
     expected = np.moveaxis(ORACLES[method](np.moveaxis(x, 1, 0), factor), 0, 1)
@@ -46,7 +45,7 @@ def test_upsample(method, factor, size):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("factor", [4, 8])
 def test_bilinear_is_that_of_jax_image(factor):
     x = jnp.asarray(random_map(5, 6))
     shape = (2, 5 * factor, 6 * factor, 3)

@@ -11,7 +11,7 @@ import numpy as np
 
 from bisenet_jax.data.classes import IGNORE, ClassSet
 from bisenet_jax.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, read_label
-from bisenet_jax.data.loader import Example
+from bisenet_jax.data.example import Example
 from bisenet_jax.errors import DataError
 
 

@@ -12,38 +12,15 @@ from collections.abc import Generator
 from contextlib import suppress
 from functools import partial
 from multiprocessing import parent_process
-from typing import Any, Protocol, TypedDict
+from typing import Any
 from weakref import WeakSet
 
 import grain
 import numpy as np
 from absl import flags
 
+from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.errors import ConfigError, DataError
-
-
-class Example(TypedDict):
-    """One labelled picture: `image [H, W, 3] uint8`, `label [H, W] uint8`, `name`."""
-
-    image: np.ndarray
-    label: np.ndarray
-    name: str
-
-
-class Batch(TypedDict):
-    """`image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `name`: `B` strings."""
-
-    image: np.ndarray
-    label: np.ndarray
-    name: list[str]
-
-
-class Source(Protocol):
-    """Labelled pictures in a fixed order; can be pickled if worker processes read it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
 
 
 def training_batches(

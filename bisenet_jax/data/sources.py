@@ -2,8 +2,8 @@
 
 from bisenet_jax.config import DataConfig
 from bisenet_jax.data.classes import CITYSCAPES, find_class_set
+from bisenet_jax.data.example import Source
 from bisenet_jax.data.folder import FolderSource
-from bisenet_jax.data.loader import Source
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from bisenet_jax.data.example import Example
 from bisenet_jax.data.streets.canvas import Camera, Canvas, new_canvas
 from bisenet_jax.data.streets.cast import Item, furniture, gardens, people, traffic, woods
 from bisenet_jax.data.streets.figures import draw_bonnet
@@ -51,7 +52,7 @@ class SyntheticStreets:
     def __len__(self) -> int:
         return self.images
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self.images:
             raise IndexError(f"index {index} is outside of 0 to {self.images - 1}")
         image, label = draw_street(self.seed, index, self.height, self.width)

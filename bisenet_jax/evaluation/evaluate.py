@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from bisenet_jax import parallel
 from bisenet_jax.data.classes import IGNORE
-from bisenet_jax.data.loader import Example
+from bisenet_jax.data.example import Example
 from bisenet_jax.evaluation.metrics import confusion_matrix
 from bisenet_jax.inference import predict_labels
 from bisenet_jax.model.bisenetv2 import BiSeNetV2

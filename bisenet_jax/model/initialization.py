@@ -1,6 +1,7 @@
 """Kaiming-normal kernels (paper, section 5.1), all drawn at once."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ PyTree = Any
 INITIALIZATIONS = ("fan_out", "fan_in")
 
 
-def kaiming_normal(mode: str) -> jax.nn.initializers.Initializer:
+def kaiming_normal(mode: str) -> Callable[..., jax.Array]:
     """The initialiser of one kernel `[k, k, in, out]`; no text settles the mode."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

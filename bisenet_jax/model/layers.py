@@ -4,6 +4,7 @@ All 3x3 layers pad (1, 1) explicitly: 'SAME' pads (0, 1) at stride 2 on even siz
 shifts features by a pixel against every public implementation but TensorFlow's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class LayerOptions:
         require_choice("initialization", self.initialization, INITIALIZATIONS)
 
     @property
-    def kernel_init(self) -> jax.nn.initializers.Initializer:
+    def kernel_init(self) -> Callable[..., jax.Array]:
         """Kaiming normal (paper, section 5.1)."""
         return kaiming_normal(self.initialization)
 

@@ -78,7 +78,8 @@ def _draw_window(
     key: jax.Array, size: int, crop: int, scale: jax.Array, is_flipped: jax.Array
 ) -> Window:
     """A crop inside the scaled frame, or around it when the frame is the smaller one."""
-    slack = jnp.round(size * scale) - crop
+    # Half a pixel rounds down: rounded up, the last pixel would fall outside the frame.
+    slack = jnp.ceil(size * scale - 0.5) - crop
     offset = jnp.floor(jax.random.uniform(key) * (jnp.abs(slack) + 1)) * jnp.sign(slack)
     return Window(scale, offset, is_flipped)
 

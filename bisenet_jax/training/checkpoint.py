@@ -89,10 +89,33 @@ def restore(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template
     )
     try:
+        held = checkpoints.checkpointables_metadata(step).metadata["state"]
+        _require_same_arrays(step, held, template)
         return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
-    except (ValueError, KeyError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(
-            f"the checkpoint of step {step} does not fit this configuration ({first_line}); "
-            "use the configuration it was trained with, or another --workdir"
+            f"the checkpoint of step {step} cannot be read; delete "
+            f"{checkpoints.directory / str(step)} to go on from an earlier one"
         ) from error
+
+
+def _require_same_arrays(step: int, held: PyTree, template: PyTree) -> None:
+    """Name the first array that differs: orbax's own message prints the whole tree."""
+    there, here = _describe(held), _describe(template)
+    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    if differing:
+        first = differing[0]
+        raise CheckpointError(
+            f"the checkpoint of step {step} does not fit this configuration: {first} is "
+            f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here, and "
+            f"{len(differing) - 1} more arrays differ; use the configuration it was trained "
+            "with, or another --workdir"
+        )
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """The path of each array, and its dtype and shape."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{[*leaf.shape]}"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }

@@ -11,6 +11,8 @@ from typing import IO
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from bisenet_jax.files import write_bytes
+
 LOG_FILE = "log.jsonl"
 
 
@@ -24,14 +26,16 @@ class Log:
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """One line `{"step": ..., "group": ..., ...}` and one point per curve `group/name`.
 
-        A value that is no number, such as the mIoU of an empty split, is null in the line.
+        A value that is no number, such as the mIoU of an empty split, is null in the line and
+        no point of the curve.
         """
         plain = {name: float(value) for name, value in values.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in plain.items()}
         self.lines.write(json.dumps({"step": step, "group": group, **finite}) + "\n")
         self.lines.flush()
-        for name, value in plain.items():
-            self.board.add_scalar(f"{group}/{name}", value, step)
+        for name, value in finite.items():
+            if value is not None:
+                self.board.add_scalar(f"{group}/{name}", value, step)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Show `[H, W, 3] uint8` in TensorBoard."""
@@ -47,7 +51,7 @@ def open_log(workdir: Path, start_step: int) -> Iterator[Log]:
     path = workdir / LOG_FILE
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= start_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
     with path.open("a", encoding="utf-8") as lines:
         try:

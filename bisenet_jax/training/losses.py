@@ -64,7 +64,7 @@ def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.A
         )
     num_classes = logits.shape[-1]
     logits = upsample(logits.astype(jnp.float32), factor)
-    is_labelled = labels < num_classes
+    is_labelled = (labels >= 0) & (labels < num_classes)
     # A comparison instead of a gather: its gradient is no scatter and fuses with the rest.
     is_class = labels[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
     class_logit = jnp.where(is_class, logits, 0.0).sum(axis=-1)

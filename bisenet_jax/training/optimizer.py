@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bisenet_jax.config import OptimizerConfig
@@ -20,18 +21,18 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Linear warm-up, then `learning_rate * (1 - progress) ** poly_power` down to zero."""
-    decay = optax.polynomial_schedule(
-        init_value=config.learning_rate,
-        end_value=0.0,
-        power=config.poly_power,
-        transition_steps=max(total_steps - config.warmup_steps, 1),
-    )
-    if config.warmup_steps == 0:
-        return decay
-    warmup = optax.linear_schedule(
-        config.learning_rate * config.warmup_start, config.learning_rate, config.warmup_steps
-    )
-    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+    decay_steps = max(total_steps - config.warmup_steps, 1)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        climb = (1 - config.warmup_start) * step / max(config.warmup_steps, 1)
+        # Counted down in integers: 1 - progress can round below zero, whose power is nan.
+        left = jnp.clip(total_steps - step, 0, decay_steps) / decay_steps
+        factor = jnp.where(
+            step < config.warmup_steps, config.warmup_start + climb, left**config.poly_power
+        )
+        return config.learning_rate * factor
+
+    return schedule
 
 
 def decays(params: PyTree) -> PyTree:

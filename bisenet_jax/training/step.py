@@ -58,7 +58,7 @@ def make_train_step(
             "loss": loss,
             **{f"loss_{name}": part for name, part in parts.items()},
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

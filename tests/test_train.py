@@ -1,0 +1,201 @@
+"""The loop: a run learns, resumes to the same bits, and stops with words that help."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from bisenet_jax import config, parallel
+from bisenet_jax.config import Config
+from bisenet_jax.data.sources import open_source
+from bisenet_jax.errors import ConfigError, TrainingError
+from bisenet_jax.model.presets import build_model
+from bisenet_jax.training import checkpoint
+from bisenet_jax.training.logs import read_log
+from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.step import make_train_step
+
+ROOT = Path(__file__).parent.parent
+
+
+def read_state(workdir: Path, options: Config, step: int) -> TrainState:
+    model = build_model(**dataclasses.asdict(options.model))
+    optimizer = make_optimizer(options.optimizer, options.train.steps)
+    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+    with checkpoint.open_checkpoints(workdir) as saved:
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        return checkpoint.restore(saved, step, template, mesh)
+
+
+def log_without_clock(workdir: Path) -> list[dict]:
+    clocked = {"images_per_second", "step_seconds", "wait_share"}
+    return [
+        {name: value for name, value in line.items() if name not in clocked}
+        for line in read_log(workdir / "log.jsonl")
+    ]
+
+
+def test_run_then_interrupted_run_end_with_the_same_bits(tmp_path, tiny_config, monkeypatch):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    summary = train.train(tiny_config, straight)
+
+    assert summary["steps"] == 6 and 0 < summary["miou"] < 1
+    assert config.load(straight) == tiny_config
+    lines = log_without_clock(straight)
+    assert [line["step"] for line in lines if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if line["group"] == "val"] == [3, 6]
+    losses = [line["loss"] for line in lines if line["group"] == "train"]
+    assert losses[-1] < losses[0]
+    assert any((straight / "tensorboard").iterdir())
+    kept = {int(path.name) for path in (straight / checkpoint.FOLDER).iterdir()}
+    assert {4, 6} <= kept and 2 not in kept
+
+    real_report = train.require_finite
+
+    def cut_off(step: int, *rest) -> None:
+        real_report(step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "require_finite", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tiny_config, broken)
+    monkeypatch.undo()
+    assert train.train(tiny_config, broken)["first_step"] == 5
+
+    one, other = (read_state(path, tiny_config, 6) for path in (straight, broken))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert log_without_clock(broken) == lines
+
+    # A finished run answers at once, and another configuration is not mixed into it.
+    again = train.train(tiny_config, broken)
+    assert again["first_step"] == 7 and again["miou"] == summary["miou"]
+    tiny_config.optimizer.learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"config.optimizer.learning_rate 0.02, now 0.5"):
+        train.train(tiny_config, broken)
+
+
+def test_one_device_equals_two(tiny_config):
+    tiny_config.loss.ohem = True
+    # Rounding differs between one sum and two halves; a small step does not amplify it.
+    tiny_config.optimizer.learning_rate = 0.001
+    model = build_model(**dataclasses.asdict(tiny_config.model))
+    optimizer = make_optimizer(tiny_config.optimizer, tiny_config.train.steps)
+    source = open_source(tiny_config.data, "train")
+    examples = [source[index] for index in range(4)]
+    batch = {
+        name: np.stack([example[name] for example in examples]) for name in ("image", "label")
+    }
+    results = []
+    for count in (1, 2):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        step = parallel.compile_train_step(make_train_step(model, optimizer, tiny_config), mesh)
+        state = parallel.replicate(create_state(model, optimizer, seed=0), mesh)
+        for _ in range(3):
+            state, metrics = step(state, parallel.split_batch(batch, mesh))
+            jax.block_until_ready(metrics)
+        assert len(state.params["head"]["classifier"]["kernel"].devices()) == count
+        results.append(jax.device_get((state, metrics)))
+
+    def require_equal(one: np.ndarray, two: np.ndarray) -> None:
+        """Within 1e-5 of the largest entry: the momentum holds sums far above its least."""
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(one).max()))
+
+    jax.tree.map(require_equal, *results)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
+    tiny_config.optimizer.learning_rate = 1e30
+    with pytest.raises(TrainingError) as stopped:
+        train.train(tiny_config, tmp_path / "run")
+    message = str(stopped.value)
+    for part in ("no longer finite", "loss_main", "street_", "learning_rate", "checkpoint"):
+        assert part in message
+    # Nothing that is no number was saved.
+    for path in (tmp_path / "run" / checkpoint.FOLDER).iterdir():
+        state = read_state(tmp_path / "run", tiny_config, int(path.name))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("train", "batch_size", 3, "batch_size 3 must be divisible by the 2 devices; use 2"),
+        ("train", "evaluate_batch_size", 1, "evaluate_batch_size 1 must be divisible"),
+        ("model", "dtype", "float16", "float16 needs loss scaling"),
+        ("data", "classes", "camvid", "does not fit the synthetic streets"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(
+    tmp_path, tiny_config, section, field, value, message
+):
+    setattr(getattr(tiny_config, section), field, value)
+    with pytest.raises(ConfigError, match=message):
+        train.train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_scripts_from_training_to_scores(tmp_path):
+    """The commands of the README on a narrow network: train, then evaluate its workdir."""
+    model = {
+        "detail_channels": (8, 8, 16),
+        "semantic_late_channels": (8, 16),
+        "semantic_repeats": (1, 1, 2),
+        "head_channels": 8,
+        "booster_channels": (4, 4, 4, 4),
+    }
+    workdir, scores_file, pictures = (tmp_path / name for name in ("run", "s.json", "pictures"))
+    trained = run_script(
+        "train.py",
+        *("--config", "configs/synthetic.py", "--workdir", str(workdir)),
+        *(f"--config.model.{name}={value}" for name, value in model.items()),
+        *("--config.train.steps=2", "--config.train.batch_size=2", "--config.data.height=64"),
+        *("--config.data.width=128", "--config.data.val_images=3"),
+        *("--config.augment.crop_height=64", "--config.augment.crop_width=64"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "mIoU" in trained.stderr + trained.stdout
+
+    evaluated = run_script(
+        "evaluate.py",
+        *("--workdir", str(workdir), "--json", str(scores_file), "--save_dir", str(pictures)),
+        *("--pictures", "2"),
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "traffic light" in evaluated.stdout and "128x64" in evaluated.stdout
+    scores = json.loads(scores_file.read_text())
+    assert {"miou", "pixel_accuracy", "class_iou", "images", "split", "protocol"} <= set(scores)
+    assert scores["images"] == 3 and scores["split"] == "val" and len(scores["class_iou"]) == 19
+    known = [value for value in scores["class_iou"].values() if value is not None]
+    assert math.isclose(scores["miou"], sum(known) / len(known))
+    assert len(list(pictures.glob("*.png"))) == 2
+
+    absent = run_script("evaluate.py", "--workdir", str(workdir), "--checkpoint", "7")
+    assert absent.returncode == 2 and "no checkpoint of step 7" in absent.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "bench.py"])
+def test_help_and_bad_flags(script):
+    shown = run_script(script, "--help")
+    assert shown.returncode == 0 and "--workdir" in shown.stdout
+    assert "Traceback" not in shown.stderr
+    wrong = run_script(
+        script, "--config", "configs/synthetic.py", "--workdir", "w", "--config.train.stepz=4"
+    )
+    assert wrong.returncode == 2
+    assert "did you mean config.train.steps?" in wrong.stderr
+    assert "config.train.batch_size" in wrong.stderr and "Traceback" not in wrong.stderr
