@@ -1,5 +1,6 @@
-# make demo: train, score, time and draw on the built-in streets. make test: run the tests.
-# Both make their own environment first; `make venv` does only that.
+# make demo   trains, scores, draws and times BiSeNet V2 on the built-in streets
+# make test   runs the tests; make check: format, lint and types
+# make venv   only makes the environment .venv that the others make first
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,6 +25,16 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
+
+demo: venv
+	@echo; echo "== 1 of 3. Train on the built-in streets. The plain command:"
+	$(BIN)/python train.py --config configs/synthetic.py --workdir runs/demo
+	@echo; echo "== 2 of 3. Score the run and draw what it sees. The plain command:"
+	$(BIN)/python evaluate.py --workdir runs/demo --json runs/demo/scores.json --save_dir runs/demo/pictures --pictures 4
+	@echo; echo "== 3 of 3. Time the network. The plain command:"
+	$(BIN)/python bench.py --workdir runs/demo --height 256 --width 512 --seconds 5 --json runs/demo/speed.json
+	@echo; echo "Look at runs/demo/pictures (image, prediction, truth, errors, legend);"
+	@echo "curves: $(BIN)/pip install tensorboard && $(BIN)/tensorboard --logdir runs/demo/tensorboard"
 
 clean:
 	rm -rf $(VENV) runs .jax_cache

@@ -9,11 +9,7 @@ Weights are random, since speed does not depend on them. Each row has a budget (
 what was inside the timer.
 """
 
-import datetime
-import os
-import platform
 import textwrap
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,6 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-import bisenet_jax
 from benchmarks.inference import (
     COMMON_PROTOCOL,
     count_steps,
@@ -30,6 +25,7 @@ from benchmarks.inference import (
     model_of,
     padded_size,
 )
+from benchmarks.machine import describe_machine
 from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
 from bisenet_jax.complexity import abstract_variables, count_block_macs, count_parameters
@@ -68,7 +64,7 @@ def main() -> None:
         raise ConfigError(f"--json {_JSON.value!r} is a folder; give the name of a file")
 
     size = {"height": _HEIGHT.value, "width": _WIDTH.value}
-    data = _describe_model(config, **size) | _describe_machine()
+    data = _describe_model(config, **size) | describe_machine()
     print(_heading(data), flush=True)
     # None: no bar where standard error is a file.
     with tqdm(
@@ -119,41 +115,6 @@ def _describe_model(config: Config, height: int, width: int) -> dict[str, Any]:
         "gmacs_by_block": {name: macs / 1e9 for name, macs in blocks.items()},
         "gmacs_size": list(macs_size),
     }
-
-
-def _describe_machine() -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-            "used": 1,
-            "runtime": device.client.platform_version,
-            "host_processor": _processor(),
-            "host_cores": os.cpu_count(),
-            "xla_flags": os.environ.get("XLA_FLAGS", ""),
-            # "default" lets XLA run float32 convolutions as TF32 on NVIDIA GPUs.
-            "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None)
-            or "default",
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-            "bisenet_jax": bisenet_jax.__version__,
-        },
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _processor() -> str:
-    """The model name, which `platform.processor` leaves out on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _heading(data: dict[str, Any]) -> str:

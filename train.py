@@ -103,7 +103,10 @@ def train(options: config.Config, workdir: Path) -> dict:
                 """Wait for a step's numbers, stop if they are none, show and log them."""
                 values = {name: float(value) for name, value in metrics.items()}
                 require_finite(step, values, names, checkpoint.latest_step(saved))
-                bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                speed = f"{pace.rates(options.train.batch_size)['images_per_second']:.1f}"
+                bar.set_postfix(
+                    {"loss": f"{values['loss']:.3f}", "images/s": speed}, refresh=False
+                )
                 bar.update()
                 if step % options.train.log_every == 0:
                     log.write(step, "train", values | pace.rates(options.train.batch_size))

@@ -184,8 +184,12 @@ def validate(config: Config) -> Config:
             "config.optimizer.learning_rate": (optimizer.learning_rate, 0, math.inf),
             "config.optimizer.momentum": (optimizer.momentum, 0, 1),
             "config.optimizer.weight_decay": (optimizer.weight_decay, 0, math.inf),
-            "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),
+            "config.optimizer.poly_power": (optimizer.poly_power, 0, math.inf),
+            "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, train.steps),
+            "config.optimizer.warmup_start": (optimizer.warmup_start, 0, 1),
             "config.data.std": (min(data.std), 1e-6, math.inf),
+            "config.data.train_images": (data.train_images, 1, math.inf),
+            "config.data.val_images": (data.val_images, 1, math.inf),
             "config.data.workers": (data.workers, 0, math.inf),
             "config.data.threads": (data.threads, 1, math.inf),
             "config.train.steps": (train.steps, 1, math.inf),
@@ -258,7 +262,9 @@ def legal_keys(section: type = Config, prefix: str = "config") -> list[str]:
     return keys
 
 
-def _build(section: type, values: dict[str, Any], prefix: str) -> Any:
+def _build(section: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix} {values!r} must be a table of fields")
     hints = typing.get_type_hints(section)
     unknown = sorted(set(values) - set(hints))
     if unknown:

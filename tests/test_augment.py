@@ -182,9 +182,9 @@ def test_each_option_changes_the_view(change):
 
 @pytest.mark.parametrize("crop", [(32, 64), (64, 32), (96, 96)])
 def test_crop_is_the_size_of_the_view(crop):
-    images, labels = random_frames(2, 48, 40)
     config = replace(STILL, crop_height=crop[0], crop_width=crop[1])
-    pixels, classes = views(images, labels, config)
+    run = partial(augment, config=config, normalization=PLAIN)
+    pixels, classes = jax.eval_shape(run, jax.random.key(0), *random_frames(2, 48, 40))
     assert (pixels.shape, classes.shape) == ((2, *crop, 3), (2, *crop))
 
 
@@ -217,7 +217,7 @@ def test_scales_and_flips_are_those_asked_for():
 
 @pytest.mark.parametrize(
     ("size", "scale"),
-    [((40, 36), 1.0), ((20, 18), 2.0), ((48, 44), 0.75), ((26, 30), 1.0), ((32, 32), 1.0)],
+    [((40, 36), 1.0), ((48, 44), 0.75), ((26, 32), 1.0)],
 )
 def test_every_place_of_the_crop_occurs(size, scale):
     config = replace(STILL, scales=(scale,))

@@ -313,7 +313,7 @@ FORWARD = {
     "batch_norm_epsilon": 0.1,
     "dtype": "bfloat16",
 }
-AT_INITIALIZATION = {"is_zero_initialized": True, "initialization": "fan_in"}
+AT_INITIALIZATION = {"is_zero_initialized": True, "initialization": "fan_out"}
 IN_TRAINING = {
     "dropout_rate": 0.5,
     "drops_whole_channels": True,

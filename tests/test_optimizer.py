@@ -41,14 +41,6 @@ def test_warmup_schedule():
     assert values.argmax() == 20 and (np.diff(values[20:101]) < 0).all()
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 7])
-def test_no_step_is_without_a_number(warmup_steps):
-    for total_steps in range(8, 120, 3):
-        config = OptimizerConfig(warmup_steps=warmup_steps)
-        values = jax.jit(jax.vmap(make_schedule(config, total_steps)))(jnp.arange(130))
-        assert (values[:total_steps] > 0).all() and (values[total_steps:] == 0).all()
-
-
 def test_run_shorter_than_its_warmup():
     config = OptimizerConfig(learning_rate=0.05, warmup_steps=20, warmup_start=0.0)
     values = [float(make_schedule(config, 5)(step)) for step in range(6)]

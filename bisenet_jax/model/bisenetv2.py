@@ -85,7 +85,7 @@ class BiSeNetV2(nn.Module):
     drops_whole_channels: bool = False
 
     conv_bias: bool = False
-    initialization: str = "fan_out"
+    initialization: str = "fan_in"
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     depthwise_lowering: str = "shifts"

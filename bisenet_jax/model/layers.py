@@ -39,7 +39,7 @@ class LayerOptions:
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     conv_bias: bool = False
-    initialization: str = "fan_out"
+    initialization: str = "fan_in"
     depthwise_lowering: str = "shifts"
 
     def __post_init__(self) -> None:

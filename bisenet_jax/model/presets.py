@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "coincheung": _PUBLIC_READING
     | {
+        "initialization": "fan_out",
         "use_depthwise_relu": True,
         "is_zero_initialized": True,
         "context_last_form": "conv_bn_relu",
@@ -33,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mmseg": _PUBLIC_READING
     | {
+        "initialization": "fan_out",
         "use_depthwise_relu": True,
         "context_last_form": "conv_bn_relu",
         "bga_pointwise_bias": True,
@@ -48,7 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bga_pointwise_bias": True,
         "bga_pool_counts_padding": False,
         "conv_bias": True,
-        "initialization": "fan_in",
         "head_channels": 128,
         "booster_channels": (16, 32, 64, 128),
     },

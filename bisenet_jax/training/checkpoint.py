@@ -90,6 +90,8 @@ def restore(
     )
     try:
         held = checkpoints.checkpointables_metadata(step).metadata["state"]
+        if held is None:
+            raise ValueError("its description is missing")
         _require_same_arrays(step, held, template)
         return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
     except (ValueError, KeyError, TypeError, OSError) as error:
