@@ -58,7 +58,7 @@ def _check_config_keys(arguments: list[str]) -> None:
     legal = config_module.legal_keys()
     for index, argument in enumerate(arguments):
         name, has_value, value = argument.lstrip("-").partition("=")
-        if argument.startswith("--config.") and name not in legal:
+        if argument.startswith("-") and name.startswith("config.") and name not in legal:
             section = [key for key in legal if key.startswith(name.rpartition(".")[0] + ".")]
             close = difflib.get_close_matches(name, legal, n=1)
             guess = f"did you mean {close[0]}? " if close else ""

@@ -185,7 +185,7 @@ def validate(config: Config) -> Config:
             "config.optimizer.momentum": (optimizer.momentum, 0, 1),
             "config.optimizer.weight_decay": (optimizer.weight_decay, 0, math.inf),
             "config.optimizer.poly_power": (optimizer.poly_power, 0, math.inf),
-            "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, train.steps),
+            "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),
             "config.optimizer.warmup_start": (optimizer.warmup_start, 0, 1),
             "config.data.std": (min(data.std), 1e-6, math.inf),
             "config.data.train_images": (data.train_images, 1, math.inf),

@@ -88,6 +88,7 @@ def test_load_says_what_is_missing(tmp_path):
     [
         ({"modle": {}}, "config has no field 'modle'; the legal ones are augment, data, loss"),
         ({"train": {"stepz": 4}}, "config.train has no field 'stepz'; .* steps"),
+        ({"train": 4}, "config.train 4 must be a table of fields"),
         ({"train": {"steps": "4"}}, "config.train.steps '4' must be of type int"),
         ({"train": {"steps": 4.5}}, "config.train.steps 4.5 must be of type int"),
         ({"train": {"steps": True}}, "config.train.steps True must be of type int"),
@@ -114,6 +115,9 @@ AT_LEAST = {
     "optimizer__learning_rate": 0,
     "optimizer__weight_decay": 0,
     "optimizer__warmup_steps": 0,
+    "optimizer__poly_power": 0,
+    "data__train_images": 1,
+    "data__val_images": 1,
     "data__workers": 0,
     "data__threads": 1,
     "train__steps": 1,
@@ -132,6 +136,7 @@ SHARES = [
     "loss__ohem_threshold",
     "loss__ohem_min_share",
     "optimizer__momentum",
+    "optimizer__warmup_start",
 ]
 
 
