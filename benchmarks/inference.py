@@ -18,12 +18,13 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.timing import Budget, Case, Measurement, Program
-from bisenet_jax.complexity import abstract_variables, count_model_macs
+from bisenet_jax.complexity import count_model_macs
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import find_class_set
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.inference import predict_labels, without_boosters
 from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs
+from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 
@@ -61,24 +62,6 @@ def model_of(config: Config, dtype: str) -> BiSeNetV2:
 def padded_size(height: int, width: int) -> tuple[int, int]:
     """The size that the network sees: both sides grow to the next multiple of its stride."""
     return height + -height % STRIDE, width + -width % STRIDE
-
-
-def random_variables(model: BiSeNetV2, seed: int = 0) -> PyTree:
-    """Variables of the right shapes and sound sizes; the speed does not depend on them.
-
-    Drawn on the host, since to compile the model's own initialisation takes longer than to
-    compile the model.
-    """
-    generator = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name = path[-1].key
-        if name == "kernel":
-            scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
-            return (scale * generator.standard_normal(leaf.shape)).astype(leaf.dtype)
-        return np.full(leaf.shape, name in ("scale", "var"), leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model))
 
 
 def count_steps(batches: Sequence[int], dtypes: Sequence[str]) -> int:
@@ -139,7 +122,9 @@ def _prepare(
 ) -> list[_Row]:
     """Compile the programs of one batch and dtype and lay out their inputs."""
     model = model_of(config, dtype)
-    variables = jax.device_put(without_boosters(random_variables(model)))
+    # The speed does not depend on the weights.
+    images = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), jnp.float32)
+    variables = without_boosters(initialize(model, jax.random.key(0), images))
     normalization = Normalization(config.data.mean, config.data.std)
     generator = np.random.default_rng(0)
     host_images = [

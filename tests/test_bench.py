@@ -130,23 +130,6 @@ def test_peak_memory_is_none_where_no_device_tells():
     assert timing.peak_memory_bytes([Silent(), Telling()]) == 7
 
 
-def test_random_variables_fit_the_model():
-    model = inference.model_of(Config(model=ModelConfig(head_channels=32)), "bfloat16")
-    drawn = inference.random_variables(model)
-    expected = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), is_training=False)
-    )
-    assert jax.tree.structure(drawn) == jax.tree.structure(expected)
-    assert all(
-        (leaf.shape, leaf.dtype) == (other.shape, other.dtype)
-        for leaf, other in zip(jax.tree.leaves(drawn), jax.tree.leaves(expected), strict=True)
-    )
-    outputs = jax.eval_shape(
-        lambda: model.apply(drawn, jnp.zeros((1, 32, 32, 3)), is_training=False)
-    )
-    assert outputs.logits.shape == (1, 4, 4, 19)
-
-
 def test_batch_that_does_not_fit_is_a_message(monkeypatch):
     def exhaust(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")

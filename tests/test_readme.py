@@ -1,0 +1,77 @@
+"""What the README promises exists: every script, flag, configuration, file and make target."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bisenet_jax.config import legal_keys
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    """The command lines of all fenced blocks, continued lines joined."""
+    blocks = re.findall(
+        r"```(?:bash|sh)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+    )
+    text = "\n".join(blocks).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
+
+
+@pytest.fixture(scope="module")
+def flags_of_script():
+    known = {}
+    for script in ("train.py", "evaluate.py", "bench.py"):
+        shown = subprocess.run(
+            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        known[script] = set(re.findall(r"^  --(?:\[no\])?(\w+):", shown.stdout, re.MULTILINE))
+    return known
+
+
+def test_the_readme_has_commands():
+    assert len([line for page, line in COMMANDS if page == "README.md"]) >= 5
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_command(page, line, flags_of_script):
+    words = line.split()
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets)
+    for script, known in flags_of_script.items():
+        if script not in words:
+            continue
+        used = re.findall(r"--([\w.]+)", line)
+        assert used or script == "bench.py"
+        for flag in used:
+            assert flag in known or flag in legal_keys(), f"{script} has no --{flag}"
+    for path in re.findall(r"configs/\w+\.py", line):
+        assert (ROOT / path).is_file()
+    if words[:2] == ["python", "-m"]:
+        module = words[2].replace(".", "/")
+        assert (ROOT / f"{module}.py").is_file() or (ROOT / module / "__main__.py").is_file()
+
+
+def test_the_python_example_runs():
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    scope = {}
+    exec(example, scope)
+    assert scope["labels"].shape == (1, 360, 480) and scope["labels"].dtype == "uint8"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for target in targets:
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
