@@ -32,7 +32,7 @@ demo: venv
 	@echo; echo "== 2 of 3. Score the run and draw what it sees. The plain command:"
 	$(BIN)/python evaluate.py --workdir runs/demo --json runs/demo/scores.json --save_dir runs/demo/pictures --pictures 4
 	@echo; echo "== 3 of 3. Time the network. The plain command:"
-	$(BIN)/python bench.py --workdir runs/demo --height 256 --width 512 --seconds 5 --json runs/demo/speed.json
+	$(BIN)/python bench.py --workdir runs/demo --height 512 --width 1024 --seconds 5 --json runs/demo/speed.json
 	@echo; echo "Look at runs/demo/pictures (image, prediction, truth, errors, legend);"
 	@echo "curves: $(BIN)/pip install tensorboard && $(BIN)/tensorboard --logdir runs/demo/tensorboard"
 

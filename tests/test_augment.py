@@ -82,10 +82,9 @@ def test_view_equals_loop(scale, flips, offsets):
     assert (pixels.dtype, classes.dtype) == (jnp.float32, jnp.uint8)
 
 
-@pytest.mark.parametrize("crop", [(32, 32), (64, 96)])
-def test_identity_returns_the_frame(crop):
-    images, labels = random_frames(2, *crop)
-    config = replace(STILL, crop_height=crop[0], crop_width=crop[1])
+def test_identity_returns_the_frame():
+    images, labels = random_frames(2, 32, 64)
+    config = replace(STILL, crop_width=64)
     pixels, classes = views(images, labels, config)
     np.testing.assert_array_equal(pixels, images)
     np.testing.assert_array_equal(classes, labels)
@@ -161,7 +160,6 @@ def test_keys_decide_and_each_frame_draws_its_own():
     "change",
     [
         {"scales": (1.25,)},
-        {"scales": (0.5,)},
         {"flip_probability": 1.0},
         {"brightness": 0.4},
         {"contrast": 0.4},
@@ -237,11 +235,11 @@ def test_every_place_of_the_crop_occurs(size, scale):
 
 
 # Half a pixel remains of 90 * 0.75, 86 * 1.25 and 65 * 0.5.
-@pytest.mark.parametrize("size", [(90, 86), (66, 90), (65, 131)])
+@pytest.mark.parametrize("size", [(90, 86), (65, 131)])
 def test_a_crop_never_leaves_a_larger_frame(size):
     scales = (0.5, 0.75, 0.9, 1.25, 1.5)
     assert min(size) * min(scales) >= 32
-    images, labels = (np.repeat(array, 320, axis=0) for array in random_frames(1, *size))
+    images, labels = (np.repeat(array, 200, axis=0) for array in random_frames(1, *size))
     config = replace(STILL, scales=scales, flip_probability=0.5)
     _, classes = views(images, labels, config)
     assert not (classes == IGNORE).any()
@@ -256,16 +254,37 @@ def factor_of(after: np.ndarray, before: np.ndarray, base: np.ndarray) -> np.nda
     return factor
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_jitter_is_one_factor_around_its_base(name):
+def test_jitter_is_brightness_then_contrast_then_saturation():
+    strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
     random = np.random.default_rng(0)
-    images = random.integers(70, 150, (64, 32, 32, 3), dtype=np.uint8)  # far from the ends
-    after, _ = views(images, np.zeros((64, 32, 32), np.uint8), replace(STILL, **{name: 0.4}))
-    grey = (images @ [0.299, 0.587, 0.114])[..., None]
+    labels = np.zeros((64, 32, 32), np.uint8)
+    # Alone, and far from the ends of the range, each shows its factor.
+    images = random.integers(70, 150, (64, 32, 32, 3), dtype=np.uint8)
+    grey = grey_of(images)
     base = {"brightness": 0.0, "contrast": grey.mean((1, 2, 3), keepdims=True)}
-    factors = factor_of(after, images, base.get(name, grey))
-    assert 0.6 <= factors.min() < 0.65 and 1.35 < factors.max() <= 1.4
-    assert len(np.unique(factors)) == 64
+    factors = {}
+    for name in strengths:
+        after, _ = views(images, labels, replace(STILL, **{name: 0.4}))
+        factors[name] = factor_of(after, images, base.get(name, grey))
+        assert 0.6 <= factors[name].min() < 0.65 and 1.35 < factors[name].max() <= 1.4
+    # Each frame and each change has a factor of its own.
+    assert len(np.unique(np.concatenate(list(factors.values())).round(5))) > 180
+    # The same key draws the same factors for all three together.
+    images = random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    after, _ = views(images, labels, replace(STILL, **strengths))
+    brightness, contrast, saturation = (
+        factor[:, None, None, None] for factor in factors.values()
+    )
+    expected = np.clip(images * brightness, 0, 255)
+    mean = grey_of(expected).mean((1, 2, 3), keepdims=True)
+    expected = np.clip((expected - mean) * contrast + mean, 0, 255)
+    grey = grey_of(expected)
+    expected = np.clip((expected - grey) * saturation + grey, 0, 255)
+    np.testing.assert_allclose(after, expected, atol=0.02)
+
+
+def grey_of(images: np.ndarray) -> np.ndarray:
+    return (images @ [0.299, 0.587, 0.114])[..., None]
 
 
 def test_jitter_keeps_the_range():

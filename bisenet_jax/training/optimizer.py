@@ -23,7 +23,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Linear warm-up, then `learning_rate * (1 - progress) ** poly_power` down to zero."""
     decay_steps = max(total_steps - config.warmup_steps, 1)
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
         climb = (1 - config.warmup_start) * step / max(config.warmup_steps, 1)
         # Counted down in integers: 1 - progress can round below zero, whose power is nan.
         left = jnp.clip(total_steps - step, 0, decay_steps) / decay_steps
