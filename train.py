@@ -135,9 +135,8 @@ def train(options: config.Config, workdir: Path) -> dict:
                     totals = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
                     log.write(step, "val", totals | classes)
                     log.picture(step, "val/picture", picture)
-                    bar.write(
-                        f"step {step}: mIoU {100 * result.miou:.2f} % on {options.data.val_split}"
-                    )
+                    split = options.data.val_split
+                    bar.write(f"step {step}: mIoU {100 * result.miou:.2f} % on {split}")
                     miou = None if math.isnan(result.miou) else result.miou
                 checkpoint.save(saved, state, step, miou)
                 pace.restart()

@@ -7,7 +7,7 @@ the time of `conv` over that of `shifts`, medians of synchronised calls in one r
 """
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def measure_shape(shape: tuple[int, ...]) -> list[dict[str, Any]]:
         variables = layer.init(jax.random.key(9), images[0])
 
         def energy(variables: Any, x: jax.Array, layer: DepthwiseConv = layer) -> jax.Array:
-            return jnp.square(layer.apply(variables, x)).sum()
+            return jnp.square(cast(jax.Array, layer.apply(variables, x))).sum()
 
         run, differentiate = jax.jit(layer.apply), jax.jit(jax.grad(energy, (0, 1)))
         forward.append(Case(lambda x, f=run, v=variables: f(v, x), images, image_shape[0]))

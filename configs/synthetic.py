@@ -2,8 +2,8 @@
 
     python train.py --config configs/synthetic.py --workdir runs/synthetic
 
-Whole frames of 320x160, so that three minutes on two CPU cores suffice to see it learn. Measured
-results: docs/results.md.
+Whole frames of 320x160, so that three minutes on two CPU cores suffice to see it learn.
+Measured results: docs/results.md.
 """
 
 from bisenet_jax.config import AugmentConfig, Config, DataConfig, OptimizerConfig, TrainConfig

@@ -4,10 +4,10 @@ The latest few are kept, and the best one by mIoU. A checkpoint appears under it
 only when it is complete.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -17,13 +17,14 @@ from bisenet_jax.errors import CheckpointError
 from bisenet_jax.training.state import TrainState
 
 PyTree = Any
+Metrics = dict[str, Any]
 Checkpoints = orbax.training.Checkpointer
 
 FOLDER = "checkpoints"
 
 
 @contextmanager
-def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Iterator[Checkpoints]:
+def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Generator[Checkpoints]:
     """The checkpoints of a run; leaving the block waits for the last write.
 
     Args:
@@ -42,13 +43,15 @@ def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Iterator[Chec
     folder = (workdir / FOLDER).absolute()
     if keep is None and not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist: give the --workdir of a train.py run")
-    with orbax.training.Checkpointer(folder, preservation_policy=policy) as checkpoints:
+    # orbax's own policies do not match the protocol that it declares for them.
+    fitting = cast(policies.PreservationPolicy | None, policy)
+    with orbax.training.Checkpointer(str(folder), preservation_policy=fitting) as checkpoints:
         yield checkpoints
 
 
 def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | None) -> None:
     """Start writing the state in the background; the state may be donated at once."""
-    metrics = None if miou is None else {"miou": miou}
+    metrics: Metrics | None = None if miou is None else {"miou": miou}
     checkpoints.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
 
 
@@ -60,7 +63,7 @@ def latest_step(checkpoints: Checkpoints) -> int | None:
 def best_step(checkpoints: Checkpoints) -> int | None:
     """The step of the checkpoint with the highest mIoU, the later of equals, or None."""
     scored = [
-        (found.metrics["miou"], found.step)
+        (cast(dict[str, float], found.metrics)["miou"], found.step)
         for found in checkpoints.checkpoints
         if found.metrics
     ]

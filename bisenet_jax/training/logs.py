@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Log:
 
 
 @contextmanager
-def open_log(workdir: Path, start_step: int) -> Iterator[Log]:
+def open_log(workdir: Path, start_step: int) -> Generator[Log]:
     """The logs of a run, continued after `start_step`.
 
     Lines of later steps, written before the run was cut off, are dropped: they come again.
