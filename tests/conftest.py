@@ -5,10 +5,13 @@ import os
 import shutil
 import tempfile
 
-import jax
-import pytest
+# Tests compile much and run little, so that XLA need not optimise; scripts inherit this.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-from bisenet_jax.config import (
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from bisenet_jax.config import (  # noqa: E402
     AugmentConfig,
     Config,
     DataConfig,
