@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_the_python_example_runs():
     scope = {}
     exec(example, scope)
     assert scope["labels"].shape == (1, 360, 480) and scope["labels"].dtype == "uint8"
+
+
+def test_requirements_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = {*project["dependencies"], *extras["tfds"], extras["test"][0]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = {line.replace("[cuda12]", "") for line in lines if line and line[0] != "#"}
+    assert listed == needed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
