@@ -26,12 +26,12 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import CheckpointError, ConfigError
 from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
-from bisenet_jax.evaluation.pictures import comparison, write_picture
 from bisenet_jax.evaluation.report import score_summary, score_table
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.pictures import comparison, write_picture
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.state import create_state

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line, config, parallel
+from bisenet_jax import command_line, config, config_file, parallel
 from bisenet_jax.data.classes import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.loader import evaluation_examples, training_batches
@@ -29,11 +29,11 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
-from bisenet_jax.evaluation.pictures import comparison
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.pictures import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import open_log
 from bisenet_jax.training.optimizer import make_optimizer
@@ -166,8 +166,8 @@ def check(options: config.Config, mesh: Mesh) -> None:
 def claim(workdir: Path, options: config.Config) -> None:
     """Make the workdir this run's; one of another configuration is refused."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if (workdir / config.CONFIG_FILE).exists():
-        changed = config.differences(config.load(workdir), options)
+    if (workdir / config_file.CONFIG_FILE).exists():
+        changed = config_file.differences(config_file.load(workdir), options)
         changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS}
         if changed:
             listed = "; ".join(
@@ -177,7 +177,7 @@ def claim(workdir: Path, options: config.Config) -> None:
                 f"{workdir} holds a run with another configuration ({listed}): repeat its "
                 "flags to resume it, or give another --workdir"
             )
-    config.save(options, workdir)
+    config_file.save(options, workdir)
 
 
 def score(

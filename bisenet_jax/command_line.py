@@ -12,17 +12,21 @@ from pathlib import Path
 
 from absl import flags
 
-from bisenet_jax import config as config_module
-from bisenet_jax.config import Config
+from bisenet_jax import config_file
+from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError, UserError
 
 
-def run(main: Callable[[], None], description: str) -> None:
+def run(
+    main: Callable[..., int | None], description: str, *, takes_arguments: bool = False
+) -> None:
     """Parse the flags that the script defined, call `main`, end the process.
 
     Args:
-        main: reads its flags from `absl.flags.FLAGS`.
+        main: reads its flags from `absl.flags.FLAGS`; may return another exit code than 0.
         description: the script's docstring, shown by --help.
+        takes_arguments: whether `main` is given the words of the command line that are no
+            flags, as a list; otherwise such a word is an error.
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(f"{description.strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
@@ -30,24 +34,24 @@ def run(main: Callable[[], None], description: str) -> None:
     try:
         _check_config_keys(sys.argv[1:])
         rest = flags.FLAGS(sys.argv)[1:]
-        if rest:
+        if rest and not takes_arguments:
             raise ConfigError(f"argument {rest[0]!r} is not a flag; --help lists the flags")
-        main()
+        code = main(rest) if takes_arguments else main()
     except (flags.Error, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(code or 0)
 
 
 def read_config(config: Config | None, workdir: str | None) -> Config:
     """The validated config that --config gave, else the one saved in the workdir."""
     if config is not None:
-        return config_module.validate(config)
+        return validate(config)
     if workdir:
-        return config_module.load(Path(workdir))
+        return config_file.load(Path(workdir))
     raise ConfigError(
         "no configuration: give --config FILE, or the --workdir of a train.py run"
     )
@@ -55,7 +59,7 @@ def read_config(config: Config | None, workdir: str | None) -> Config:
 
 def _check_config_keys(arguments: list[str]) -> None:
     """Refuse unknown `--config.a.b` keys with the legal ones; config_flags names none."""
-    legal = config_module.legal_keys()
+    legal = config_file.legal_keys()
     for index, argument in enumerate(arguments):
         name, has_value, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name.startswith("config.") and name not in legal:

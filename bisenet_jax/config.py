@@ -5,19 +5,16 @@ A file in `configs/` returns a `Config`; the command line overrides single field
 """
 
 import dataclasses
-import json
 import math
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.files import write_json
 
-CONFIG_FILE = "config.json"
 STRIDE = 32
+SOURCES = ("synthetic", "folder", "cityscapes", "camvid", "coco_stuff")
 
 
 @dataclass
@@ -58,9 +55,9 @@ class ModelConfig:
 class DataConfig:
     """Where the frames come from."""
 
-    source: str = "synthetic"  # synthetic, or folder: {root}/{split}/{images,labels}
-    root: str = ""  # of the folder source
-    classes: str = "cityscapes"  # a name of bisenet_jax.data.classes.CLASS_SETS
+    source: str = "synthetic"  # synthetic, folder, cityscapes, camvid or coco_stuff
+    root: str = ""  # folder of the data set; docs/data.md draws the layouts
+    classes: str = "cityscapes"  # a built-in class set, or the path of a class file (.json)
     train_split: str = "train"
     val_split: str = "val"
     height: int = 256  # of a synthetic frame
@@ -71,8 +68,16 @@ class DataConfig:
     # the paper names none.
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    # Frames of several sizes are laid on a canvas of this one; 0: all frames have one size.
+    canvas_height: int = 0
+    canvas_width: int = 0
+    cache: str = "none"  # of training frames: none, jpeg (quality 95) or array (as decoded)
+    cache_dir: str = "~/.cache/bisenet_jax"
+    sampling: str = "uniform"  # of training frames; balanced shows rare classes more often
+    statistics: str = ""  # for balanced: what bisenet_jax.data.check --statistics wrote
     workers: int = 0  # loader processes; 0 decodes in threads of this process
     threads: int = 2  # decoding threads of each loader process
+    prefetch_megabytes: int = 1024  # of decoded batches kept ready, at least one batch
 
 
 @dataclass
@@ -82,6 +87,9 @@ class AugmentConfig:
     crop_height: int = 512
     crop_width: int = 1024
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # one is drawn per frame
+    scale_range: tuple[float, float] | None = None  # instead: any scale between these two
+    shrink: int = 1  # the network sees the crop at 1/shrink of its size (paper, Cityscapes: 2)
+    class_share_limit: float = 1.0  # a crop that one class fills beyond this is drawn anew
     flip_probability: float = 0.5
     # Colour jitter; the paper mentions none. 0.4 draws a factor from [0.6, 1.4].
     brightness: float = 0.0
@@ -100,6 +108,7 @@ class LossConfig:
     ohem: bool = False
     ohem_threshold: float = 0.7  # a pixel is hard while its class has less probability
     ohem_min_share: float = 1 / 16  # of each image's labelled pixels count at least
+    class_weights: tuple[float, ...] = ()  # one per class, the mean divides by their sum
 
 
 @dataclass
@@ -143,28 +152,52 @@ def validate(config: Config) -> Config:
     _check_types(config, "config")
     data, augment, loss = config.data, config.augment, config.loss
     optimizer, train = config.optimizer, config.train
-    if data.source not in ("synthetic", "folder"):
+    _check_choice(
+        {
+            "config.data.source": (data.source, SOURCES),
+            "config.data.cache": (data.cache, ("none", "jpeg", "array")),
+            "config.data.sampling": (data.sampling, ("uniform", "balanced")),
+            "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
+        }
+    )
+    if data.source != "synthetic" and not data.root:
         raise ConfigError(
-            f"config.data.source {data.source!r} is not known; choose synthetic or folder"
+            "config.data.root is empty; set it to the folder that holds the data set"
         )
-    if data.source == "folder" and not data.root:
+    if data.sampling == "balanced" and not data.statistics:
         raise ConfigError(
-            "config.data.root is empty; set it to the folder that holds the splits"
+            "config.data.sampling balanced needs config.data.statistics; write the file by "
+            "python -m bisenet_jax.data.check --config ... --statistics FILE"
         )
-    if config.model.dtype not in ("float32", "bfloat16", "float16"):
+    if bool(data.canvas_height) != bool(data.canvas_width):
         raise ConfigError(
-            f"config.model.dtype {config.model.dtype!r} is not known; "
-            "choose float32, bfloat16 or float16"
+            f"config.data.canvas_height {data.canvas_height} and canvas_width "
+            f"{data.canvas_width} must both be set, or both be 0"
         )
     for name, size in (("height", augment.crop_height), ("width", augment.crop_width)):
-        if size < STRIDE or size % STRIDE:
+        unit = STRIDE * max(augment.shrink, 1)
+        if size < unit or size % unit:
             raise ConfigError(
-                f"config.augment.crop_{name} {size} must be a positive multiple of {STRIDE}, "
-                f"such as {max(STRIDE, round(size / STRIDE) * STRIDE)}"
+                f"config.augment.crop_{name} {size} must be a positive multiple of {unit} "
+                f"({STRIDE} times config.augment.shrink), such as "
+                f"{max(unit, round(size / unit) * unit)}"
             )
     if not augment.scales or min(augment.scales) <= 0:
         raise ConfigError(
             f"config.augment.scales {augment.scales} must hold positive factors, such as (1.0,)"
+        )
+    if (
+        augment.scale_range is not None
+        and not 0 < augment.scale_range[0] <= augment.scale_range[1]
+    ):
+        raise ConfigError(
+            f"config.augment.scale_range {augment.scale_range} must be two positive factors, "
+            "the smaller first, such as (0.5, 2.0)"
+        )
+    if loss.class_weights and (min(loss.class_weights) < 0 or not any(loss.class_weights)):
+        raise ConfigError(
+            f"config.loss.class_weights {loss.class_weights} must not be negative and not all "
+            "0; data.check suggests some"
         )
     if len(loss.booster_weights) != 4:
         raise ConfigError(
@@ -174,6 +207,8 @@ def validate(config: Config) -> Config:
     _check_range(
         {
             "config.augment.flip_probability": (augment.flip_probability, 0, 1),
+            "config.augment.shrink": (augment.shrink, 1, math.inf),
+            "config.augment.class_share_limit": (augment.class_share_limit, 0.01, 1),
             "config.augment.brightness": (augment.brightness, 0, 1),
             "config.augment.contrast": (augment.contrast, 0, 1),
             "config.augment.saturation": (augment.saturation, 0, 1),
@@ -192,6 +227,9 @@ def validate(config: Config) -> Config:
             "config.data.val_images": (data.val_images, 1, math.inf),
             "config.data.workers": (data.workers, 0, math.inf),
             "config.data.threads": (data.threads, 1, math.inf),
+            "config.data.canvas_height": (data.canvas_height, 0, math.inf),
+            "config.data.canvas_width": (data.canvas_width, 0, math.inf),
+            "config.data.prefetch_megabytes": (data.prefetch_megabytes, 1, math.inf),
             "config.train.steps": (train.steps, 1, math.inf),
             "config.train.batch_size": (train.batch_size, 1, math.inf),
             "config.train.log_every": (train.log_every, 1, math.inf),
@@ -203,85 +241,6 @@ def validate(config: Config) -> Config:
         }
     )
     return config
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The config as nested dicts of JSON values; tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; an unknown key is a ConfigError that lists the legal ones."""
-    return validate(_build(Config, values, "config"))
-
-
-def save(config: Config, workdir: Path) -> None:
-    """Write the resolved config to `{workdir}/config.json`."""
-    write_json(workdir / CONFIG_FILE, to_dict(config))
-
-
-def load(workdir: Path) -> Config:
-    """Read what `save` wrote.
-
-    Raises:
-        ConfigError: when the folder holds no config, or one that this version cannot read.
-    """
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist: give the --workdir of a train.py run, or a --config"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}); train.py writes it anew") from error
-    return from_dict(values)
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys whose values differ, each with its old and its new value."""
-    found = {}
-    for key in legal_keys():
-        before, after = old, new
-        for name in key.split(".")[1:]:
-            before, after = getattr(before, name), getattr(after, name)
-        if before != after:
-            found[key] = (before, after)
-    return found
-
-
-def legal_keys(section: type = Config, prefix: str = "config") -> list[str]:
-    """Every key of a config in dotted form, such as `config.train.steps`."""
-    keys = []
-    for name, hint in typing.get_type_hints(section).items():
-        dotted = f"{prefix}.{name}"
-        if dataclasses.is_dataclass(hint):
-            keys.extend(legal_keys(typing.cast(type, hint), dotted))
-        else:
-            keys.append(dotted)
-    return keys
-
-
-def _build(section: type, values: Any, prefix: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{prefix} {values!r} must be a table of fields")
-    hints = typing.get_type_hints(section)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(
-            f"{prefix} has no field {unknown[0]!r}; the legal ones are "
-            f"{', '.join(sorted(hints))}"
-        )
-    return section(
-        **{
-            name: _build(hints[name], value, f"{prefix}.{name}")
-            if dataclasses.is_dataclass(hints[name])
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-            for name, value in values.items()
-        }
-    )
 
 
 def _check_types(section: Any, prefix: str) -> None:
@@ -309,6 +268,14 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _check_choice(fields: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    for name, (value, choices) in fields.items():
+        if value not in choices:
+            raise ConfigError(
+                f"{name} {value!r} is not known; choose from {', '.join(choices)}"
+            )
 
 
 def _check_range(fields: dict[str, tuple[float, float, float]]) -> None:

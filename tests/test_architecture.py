@@ -24,9 +24,12 @@ FLOORS = [
         "bisenet_jax.errors",
         "bisenet_jax.files",
         "bisenet_jax.config",
+        "bisenet_jax.config_file",
         "bisenet_jax.resize",
         "bisenet_jax.normalization",
         "bisenet_jax.parallel",
+        "bisenet_jax.pictures",
+        "bisenet_jax.command_line",
         "bisenet_jax.media",
         "bisenet_jax.model",
         "bisenet_jax.data",
@@ -43,7 +46,6 @@ FLOORS = [
         "bisenet_jax.export",
         "bisenet_jax.segmenter",
         "bisenet_jax.convert",
-        "bisenet_jax.command_line",
         "benchmarks",
     },
     DOORS,
@@ -64,12 +66,20 @@ ROOMS = {
         "grain",
         "PIL",
         "absl",
+        "tqdm",
+        "ml_collections",
+        "scipy",
+        "kornia_rs",
+        "array_record",
         "tensorflow_datasets",
         "bisenet_jax.errors",
         "bisenet_jax.config",
         "bisenet_jax.files",
+        # For the programs of the room: prepare and check.
+        "bisenet_jax.command_line",
+        "bisenet_jax.pictures",
     },
-    "bisenet_jax.config": {"bisenet_jax.errors", "bisenet_jax.files"},
+    "bisenet_jax.config": {"bisenet_jax.errors"},
     "bisenet_jax.errors": set(),
 }
 
@@ -81,7 +91,7 @@ KEEPERS = {
     "tensorflow_datasets": {"bisenet_jax.data"},
 }
 # Packages that a module may import inside a function only: they are optional or slow to load.
-INSIDE_FUNCTIONS_ONLY = {"tensorflow_datasets"}
+INSIDE_FUNCTIONS_ONLY = {"tensorflow_datasets", "kornia_rs", "scipy"}
 
 
 class Import(NamedTuple):

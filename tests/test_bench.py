@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import inference, timing
 from benchmarks.timing import Budget, Case, Measurement
-from bisenet_jax import config as config_module
+from bisenet_jax import config_file
 from bisenet_jax.config import Config, ModelConfig
 from bisenet_jax.errors import ConfigError
 
@@ -161,7 +161,7 @@ def test_bench_measures_and_writes_json(tmp_path):
     small = ModelConfig(
         detail_channels=(16, 16, 32), semantic_repeats=(1, 1, 1), dtype="bfloat16"
     )
-    config_module.save(Config(model=small), tmp_path)
+    config_file.save(Config(model=small), tmp_path)
     path = tmp_path / "results" / "speed.json"
     done = run_bench(
         *("--workdir", str(tmp_path), "--height", "40", "--width", "64", "--batch", "2"),

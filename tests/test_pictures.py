@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE, ClassSet
-from bisenet_jax.evaluation.pictures import (
+from bisenet_jax.pictures import (
     DARK,
     LIGHT,
     SMALLEST_PANEL,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bisenet_jax.config import legal_keys
+from bisenet_jax.config_file import legal_keys
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +73,7 @@ def test_the_python_example_runs():
 def test_requirements_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = {*project["dependencies"], *extras["tfds"], extras["test"][0]}
+    needed = {*project["dependencies"], *extras["tfds"], *extras["fast"], "pytest>=8.3"}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     listed = {line.replace("[cuda12]", "") for line in lines if line and line[0] != "#"}
     assert listed == needed

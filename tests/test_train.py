@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import train
-from bisenet_jax import config, parallel
+from bisenet_jax import config_file, parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
@@ -48,7 +48,7 @@ def test_run_then_interrupted_run_end_with_the_same_bits(tmp_path, tiny_config, 
     summary = train.train(tiny_config, straight)
 
     assert summary["steps"] == 6 and 0 < summary["miou"] < 1
-    assert config.load(straight) == tiny_config
+    assert config_file.load(straight) == tiny_config
     lines = log_without_clock(straight)
     assert [line["step"] for line in lines if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if line["group"] == "val"] == [3, 6]
