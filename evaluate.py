@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from bisenet_jax import command_line, parallel
 from bisenet_jax.config import Config
-from bisenet_jax.data.classes import find_class_set
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import open_source

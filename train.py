@@ -22,10 +22,10 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from bisenet_jax import command_line, config, config_file, parallel
-from bisenet_jax.data.classes import find_class_set
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
-from bisenet_jax.data.loader import evaluation_examples, training_batches
-from bisenet_jax.data.sources import open_source
+from bisenet_jax.data.loader import evaluation_examples
+from bisenet_jax.data.sources import open_batches, open_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
@@ -88,14 +88,7 @@ def train(options: config.Config, workdir: Path) -> dict:
             state = create_state(model, optimizer, options.train.seed)
             state = parallel.replicate(state, mesh)
 
-        batches = training_batches(
-            train_source,
-            batch_size=options.train.batch_size,
-            seed=options.train.seed,
-            start_step=start_step,
-            workers=options.data.workers,
-            threads=options.data.threads,
-        )
+        batches = open_batches(options, train_source, start_step)
         with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
             pace = Pace()
 
@@ -116,7 +109,7 @@ def train(options: config.Config, workdir: Path) -> dict:
             unread: tuple[int, Metrics, list[str]] | None = None
             for step in range(start_step + 1, total_steps + 1):
                 batch = pace.wait_for(batches)
-                arrays = {"image": batch["image"], "label": batch["label"]}
+                arrays = {name: batch[name] for name in ("image", "label", "size")}
                 state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
                 # The devices work on this step while the numbers of the last are read.
                 if unread is not None:

@@ -20,7 +20,7 @@ from benchmarks import timing
 from benchmarks.timing import Budget, Case, Measurement, Program
 from bisenet_jax.complexity import count_model_macs
 from bisenet_jax.config import Config
-from bisenet_jax.data.classes import find_class_set
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.inference import predict_labels, without_boosters
 from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs

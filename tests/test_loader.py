@@ -14,10 +14,14 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data.classes import CAMVID
+from bisenet_jax.data.coding import plain_ids
 from bisenet_jax.data.example import Batch, Example
-from bisenet_jax.data.folder import FolderSource
+from bisenet_jax.data.folder import list_pairs
 from bisenet_jax.data.loader import evaluation_examples, training_batches
+from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.errors import ConfigError, DataError
+
+BATCH_BYTES = 4 * 24 * 32 * 4
 
 
 class Numbers:
@@ -119,11 +123,12 @@ def test_processes_share_the_same_global_batches(process_count):
 
 def test_reads_no_further_ahead_than_asked():
     source = Numbers(1000)
-    options = {"batch_size": 4, "seed": 0, "threads": 2, "batches_ready": 1}
+    options = {"batch_size": 4, "seed": 0, "threads": 2, "prefetch_bytes": 3 * BATCH_BYTES}
     with closing(training_batches(source, **options)) as batches:
         for taken in range(1, 6):
             next(batches)
-            assert 4 * taken <= source.reads <= 4 * (taken + 2 + 1)
+            # And one example, the first, to learn how large a batch is.
+            assert 4 * taken <= source.reads <= 4 * (taken + 3) + 1
 
 
 def test_evaluation_gives_every_example_once_in_order():
@@ -147,6 +152,7 @@ class TwoSizes(Numbers):
         example = super().__getitem__(index)
         if index == 4:
             example["image"] = np.zeros((12, 16, 3), np.uint8)
+            example["label"] = np.zeros((12, 16), np.uint8)
         return example
 
 
@@ -155,12 +161,28 @@ def test_two_sizes_in_a_batch_are_named():
         take(1, TwoSizes(8), batch_size=8)
     message = str(caught.value)
     assert "n4 is 16x12" in message and "is 32x24" in message
-    assert "one size" in message and "resize" in message
+    assert "one size" in message and "config.data.canvas_height" in message
     assert take(2, TwoSizes(8), batch_size=1)[0]["image"].shape[0] == 1
 
 
+def test_canvas_holds_frames_of_several_sizes():
+    (batch,) = take(1, TwoSizes(8), batch_size=8, canvas=(30, 40))
+    assert batch["image"].shape == (8, 30, 40, 3) and batch["label"].shape == (8, 30, 40)
+    for name, size, image, label in zip(
+        batch["name"], batch["size"], batch["image"], batch["label"], strict=True
+    ):
+        example = TwoSizes(8)[int(name[1:])]
+        height, width = example["label"].shape
+        assert tuple(size) == (height, width)
+        np.testing.assert_array_equal(image[:height, :width], example["image"])
+        np.testing.assert_array_equal(label[:height, :width], example["label"])
+        assert (label[height:] == 255).all() and (label[:, width:] == 255).all()
+    with pytest.raises(DataError, match=r"is 32x24, larger than the canvas of 16x12; raise"):
+        take(1, TwoSizes(8), canvas=(12, 16))
+
+
 @pytest.fixture
-def damaged(tmp_path) -> Iterator[FolderSource]:
+def damaged(tmp_path) -> Iterator[PairSource]:
     for part in ("images", "labels"):
         (tmp_path / "train" / part).mkdir(parents=True)
         for name in "ab":
@@ -168,7 +190,7 @@ def damaged(tmp_path) -> Iterator[FolderSource]:
             Image.fromarray(grey).save(tmp_path / f"train/{part}/{name}.png")
     path = tmp_path / "train/images/b.png"
     path.write_bytes(path.read_bytes()[:45])
-    yield FolderSource(tmp_path, "train", CAMVID)
+    yield PairSource(list_pairs(tmp_path, "train"), plain_ids(CAMVID))
 
 
 @pytest.mark.parametrize("workers, threads", [(0, 0), (0, 2), (1, 1)])
@@ -201,7 +223,7 @@ def test_damaged_file_reaches_the_evaluation(damaged):
         ),
         ({"workers": -1}, "workers -1 must be at least 0"),
         ({"threads": -2}, "threads -2 must be at least 0"),
-        ({"batches_ready": 0}, "batches_ready 0 must be at least 1"),
+        ({"prefetch_bytes": 0}, "prefetch_bytes 0 must be at least 1"),
         ({"seed": -1}, "seed -1 must be at least 0"),
         ({"start_step": -1}, "start_step -1 must be at least 0"),
         ({"process_count": 0}, "process_count 0 must be at least 1"),
@@ -228,12 +250,14 @@ def test_empty_source_is_refused():
 # Streams stay open at exit on purpose: their end must be as silent as a proper one.
 SCRIPT = """
 import sys
-from bisenet_jax.data.folder import FolderSource
+from bisenet_jax.data.coding import plain_ids
+from bisenet_jax.data.folder import list_pairs
+from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.classes import CAMVID
 from bisenet_jax.data.loader import evaluation_examples, training_batches
 
 if __name__ == "__main__":
-    source = FolderSource(sys.argv[1], "train", CAMVID)
+    source = PairSource(list_pairs(sys.argv[1], "train"), plain_ids(CAMVID))
     workers = int(sys.argv[2])
     batches = training_batches(source, batch_size=2, seed=0, workers=workers, threads=1)
     examples = evaluation_examples(source)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.config import DataConfig
-from bisenet_jax.data.classes import CLASS_SETS, IGNORE, find_class_set
+from bisenet_jax.data.class_sets import CLASS_SETS, find_class_set
+from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -30,7 +31,7 @@ def test_folder(tmp_path):
 def test_what_is_not_there():
     with pytest.raises(DataError, match="split 'test' does not exist.*'train', 'val'"):
         open_source(DataConfig(), "test")
-    with pytest.raises(ConfigError, match="'camvid' does not fit the synthetic streets"):
+    with pytest.raises(ConfigError, match="'camvid' does not fit the source 'synthetic'"):
         open_source(DataConfig(classes="camvid"), "val")
     with pytest.raises(ConfigError, match="class set 'voc' is not known.*cityscapes"):
         find_class_set("voc")

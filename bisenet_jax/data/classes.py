@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bisenet_jax.errors import ConfigError
-
 IGNORE = 255
 
 
@@ -62,12 +60,3 @@ CAMVID = ClassSet(
         (0, 128, 192),
     ),
 )
-
-CLASS_SETS = {class_set.name: class_set for class_set in (CITYSCAPES, CAMVID)}
-
-
-def find_class_set(name: str) -> ClassSet:
-    """The class set of that name; a ConfigError lists the known ones."""
-    if name not in CLASS_SETS:
-        raise ConfigError(f"class set {name!r} is not known; choose from {sorted(CLASS_SETS)}")
-    return CLASS_SETS[name]

@@ -14,10 +14,15 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """`image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `name`: `B` strings."""
+    """`image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `name`: `B` strings.
+
+    `size [B, 2] int32` is each frame's own height and width; it lies at the top left of H x W,
+    and beyond it the image is black, the label ignored.
+    """
 
     image: np.ndarray
     label: np.ndarray
+    size: np.ndarray
     name: list[str]
 
 

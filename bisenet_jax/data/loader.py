@@ -8,9 +8,11 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import parent_process
 from typing import Any
 from weakref import WeakSet
@@ -19,8 +21,14 @@ import grain
 import numpy as np
 from absl import flags
 
+from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.errors import ConfigError, DataError
+
+# From a seed to an endless order of indices.
+Sampler = Callable[[int], grain.MapDataset]
+
+LARGEST_PREFETCH = 16  # batches; more only take memory
 
 
 def training_batches(
@@ -31,7 +39,9 @@ def training_batches(
     start_step: int = 0,
     workers: int = 0,
     threads: int = 2,
-    batches_ready: int = 2,
+    prefetch_bytes: int = 1 << 30,
+    canvas: tuple[int, int] | None = None,
+    sampler: Sampler | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch, None, None]:
@@ -39,17 +49,20 @@ def training_batches(
 
     Args:
         batch_size: examples of a batch over all processes; an epoch's end may lie within one.
-        workers: processes that decode, 0 for none, which is mostly faster: decoding in threads
-            runs in parallel too, and a worker's batches are copied through shared memory
-            (`/dev/shm`, which containers keep small). Workers are spawned, so the main script
-            needs `if __name__ == "__main__":`.
+        workers: processes that decode, 0 for none. Threads decode in parallel too and spare
+            the copy through shared memory (`/dev/shm`, which containers keep small); workers
+            are faster on PNG (docs/data.md). They are spawned, so that the main script needs
+            `if __name__ == "__main__":`.
         threads: decoding threads, in each worker if there are any; 0 decodes in the caller.
-        batches_ready: finished batches kept waiting, beside one in the making per thread.
+        prefetch_bytes: of decoded batches, finished or in the making; one batch at least.
+        canvas: height and width that every frame is laid on, its rest ignored; None if all
+            frames of a batch have one size.
+        sampler: which example stands at which place; by default each once per epoch.
         process_index: which contiguous share of each batch to read when several processes
             train together.
     """
     _check_share(process_index, process_count)
-    _check_at_least(1, batch_size=batch_size, batches_ready=batches_ready)
+    _check_at_least(1, batch_size=batch_size, prefetch_bytes=prefetch_bytes)
     _check_at_least(0, seed=seed, start_step=start_step, workers=workers, threads=threads)
     if batch_size % process_count:
         raise ConfigError(
@@ -58,17 +71,28 @@ def training_batches(
         )
     if not len(source):
         raise DataError("the training split holds no examples; check its folder")
+    order = shuffled(len(source), seed) if sampler is None else sampler(seed)
     share = batch_size // process_count
+    reader = _BatchReader(source, process_index * share, share, canvas, threads)
+
+    def open_dataset() -> grain.IterDataset:
+        in_all = prefetch_bytes // reader.batch_bytes() // max(workers, 1)
+        ahead = min(max(in_all, 1), LARGEST_PREFETCH) if threads else 0
+        # Nothing is dropped from an endless order, but only so does grain count in integers.
+        batches = order.batch(batch_size, drop_remainder=True)[start_step:].map(reader)
+        # Two in the making, so that the decoding threads do not idle at the end of one.
+        options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
+        dataset = batches.to_iter_dataset(options)
+        return _in_workers(dataset, workers) if workers else dataset
+
+    return _stream(open_dataset, shared=workers > 0)
+
+
+def shuffled(count: int, seed: int) -> grain.MapDataset:
+    """Indices below `count` without end: each once per epoch, every epoch in another order."""
     # grain shuffles epoch e by seed + e: without spreading, seed 1 would repeat seed 0.
     order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    order = grain.MapDataset.range(len(source)).shuffle(order_seed).repeat()
-    # Nothing is dropped from an endless order, but only so does grain count it in integers.
-    order = order.batch(batch_size, drop_remainder=True)
-    read = partial(_read_batch, source, process_index * share, (process_index + 1) * share)
-    dataset = order[start_step:].map(read).to_iter_dataset(_ahead(threads, batches_ready))
-    if workers:
-        return _stream(_in_workers(dataset, workers), shared=True)
-    return _stream(dataset)
+    return grain.MapDataset.range(count).shuffle(order_seed).repeat()
 
 
 def evaluation_examples(
@@ -88,37 +112,74 @@ def evaluation_examples(
     _check_at_least(1, examples_ready=examples_ready)
     _check_at_least(0, start=start, threads=threads)
     dataset = grain.MapDataset.source(source)[start + process_index :: process_count]
-    return _stream(dataset.to_iter_dataset(_ahead(threads, examples_ready)))
+    # grain's own buffer of 500 elements would be gigabytes of pictures.
+    ahead = threads + examples_ready if threads else 0
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    return _stream(lambda: dataset.to_iter_dataset(options))
 
 
-def _read_batch(source: Source, start: int, stop: int, indices: np.ndarray) -> Batch:
-    """Examples `indices[start:stop]`, stacked; they must have one size."""
-    examples = [source[int(index)] for index in indices[start:stop]]
-    first = examples[0]
-    for example in examples:
-        if example["image"].shape != first["image"].shape:
-            raise DataError(
-                f"{first['name']} is {_size(first)}, but {example['name']} is "
-                f"{_size(example)}; all pictures of a batch must have one size: resize the "
-                "data set to one, or use batch_size 1"
+@dataclass(frozen=True)
+class _BatchReader:
+    """Reads this process's share of a batch; a function of the indices alone."""
+
+    source: Source
+    start: int
+    count: int
+    canvas: tuple[int, int] | None
+    threads: int
+
+    def __call__(self, indices: np.ndarray) -> Batch:
+        chosen = [int(index) for index in indices[self.start : self.start + self.count]]
+        if self.threads:
+            examples = list(
+                _decoding_threads(self.threads).map(self.source.__getitem__, chosen)
             )
-    return {
-        "image": np.stack([example["image"] for example in examples]),
-        "label": np.stack([example["label"] for example in examples]),
-        "name": [example["name"] for example in examples],
-    }
+        else:
+            examples = [self.source[index] for index in chosen]
+        height, width = self.canvas or self._common_size(examples)
+        image = np.zeros((self.count, height, width, 3), np.uint8)
+        label = np.full((self.count, height, width), IGNORE, np.uint8)
+        size = np.zeros((self.count, 2), np.int32)
+        for place, example in enumerate(examples):
+            rows, columns = size[place] = example["label"].shape
+            if rows > height or columns > width:
+                raise DataError(
+                    f"{example['name']} is {_size(example)}, larger than the canvas of "
+                    f"{width}x{height}; raise config.data.canvas_height and canvas_width"
+                )
+            image[place, :rows, :columns] = example["image"]
+            label[place, :rows, :columns] = example["label"]
+        names = [example["name"] for example in examples]
+        return {"image": image, "label": label, "size": size, "name": names}
+
+    def batch_bytes(self) -> int:
+        """What one batch holds in memory, from the canvas or the first example."""
+        height, width = self.canvas or self.source[0]["label"].shape
+        return self.count * height * width * 4
+
+    def _common_size(self, examples: list[Example]) -> tuple[int, int]:
+        first = examples[0]
+        for example in examples:
+            if example["image"].shape != first["image"].shape:
+                raise DataError(
+                    f"{first['name']} is {_size(first)}, but {example['name']} is "
+                    f"{_size(example)}; all pictures of a batch must have one size: set "
+                    "config.data.canvas_height and canvas_width to the largest (data.check "
+                    "prints it), or resize the data set to one"
+                )
+        height, width = first["label"].shape
+        return height, width
+
+
+@lru_cache(maxsize=1)
+def _decoding_threads(count: int) -> ThreadPoolExecutor:
+    """One pool for each process, since all batches in the making share its processors."""
+    return ThreadPoolExecutor(count, "decode")
 
 
 def _size(example: Example) -> str:
     height, width = example["image"].shape[:2]
     return f"{width}x{height}"
-
-
-def _ahead(threads: int, ready: int) -> grain.ReadOptions:
-    """grain's own buffer of 500 elements would be gigabytes of pictures."""
-    return grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=threads + ready if threads else 0
-    )
 
 
 def _in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
@@ -147,14 +208,18 @@ def _follow_parent(index: int, count: int) -> None:
 _OPEN_STREAMS: WeakSet[Generator[Any, None, None]] = WeakSet()
 
 
-def _stream(dataset: grain.IterDataset, *, shared: bool = False) -> Generator[Any, None, None]:
-    stream = _elements(dataset, shared)
+def _stream(
+    open_dataset: Callable[[], grain.IterDataset], *, shared: bool = False
+) -> Generator[Any, None, None]:
+    stream = _elements(open_dataset, shared)
     _OPEN_STREAMS.add(stream)
     return stream
 
 
-def _elements(dataset: grain.IterDataset, shared: bool) -> Generator[Any, None, None]:
-    iterator = iter(dataset)
+def _elements(
+    open_dataset: Callable[[], grain.IterDataset], shared: bool
+) -> Generator[Any, None, None]:
+    iterator = iter(open_dataset())
     try:
         yield from map(_own, iterator) if shared else iterator
     finally:
@@ -163,8 +228,8 @@ def _elements(dataset: grain.IterDataset, shared: bool) -> Generator[Any, None, 
 
 def _own(batch: Batch) -> Batch:
     """Copies a batch out of shared memory, which is scarce and must not outlive the stream."""
-    image, label = np.array(batch["image"]), np.array(batch["label"])
-    return {"image": image, "label": label, "name": batch["name"]}
+    image, label, size = (np.array(batch[name]) for name in ("image", "label", "size"))
+    return {"image": image, "label": label, "size": size, "name": batch["name"]}
 
 
 @atexit.register
