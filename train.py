@@ -25,7 +25,7 @@ from bisenet_jax import command_line, config, config_file, parallel
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.loader import evaluation_examples
-from bisenet_jax.data.sources import open_batches, open_source
+from bisenet_jax.data.sources import open_batches, open_source, open_training_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
@@ -47,6 +47,7 @@ _JSON = flags.DEFINE_string("json", None, "File for the final scores and the tim
 # What may differ between two starts of one run: nothing that changes its weights.
 FREE_KEYS = {
     *("config.data.root", "config.data.workers", "config.data.threads"),
+    *("config.data.cache_dir", "config.data.prefetch_megabytes"),
     *("config.train.log_every", "config.train.evaluate_every", "config.train.checkpoint_every"),
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }
@@ -66,7 +67,7 @@ def train(options: config.Config, workdir: Path) -> dict:
     mesh = parallel.make_mesh()
     check(options, mesh)
     class_set = find_class_set(options.data.classes)
-    train_source = open_source(options.data, options.data.train_split)
+    train_source = open_training_source(options.data)
     val_source = open_source(options.data, options.data.val_split)
     claim(workdir, options)
 

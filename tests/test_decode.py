@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bisenet_jax.data import decode
 from bisenet_jax.data.decode import decode_label, read_image, read_label
 from bisenet_jax.errors import DataError
 
@@ -187,3 +188,37 @@ def test_decompression_bomb_is_a_data_error(side):
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     with pytest.raises(DataError, match="bomb: cannot be decoded .*pixels"):
         decode_label(bytes(bomb), "bomb")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+@pytest.mark.parametrize("flaw", [None, "cut", "flipped"])
+def test_fast_decoder_agrees_with_pillow(mode, flaw, tmp_path, monkeypatch):
+    pytest.importorskip("kornia_rs")
+    values = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
+    pixels = {"RGB": values[..., :3], "RGBA": values, "I;16": values[..., 0].astype(np.uint16)}
+    picture = Image.fromarray(pixels.get(mode, values[..., 0]))
+    path = tmp_path / "a.png"
+    (picture.convert("P") if mode == "P" else picture).save(path)
+    data = bytearray(path.read_bytes())
+    if flaw == "cut":
+        del data[len(data) // 2 :]
+    if flaw == "flipped":
+        data[len(data) // 2] ^= 4
+
+    def outcome() -> str:
+        try:
+            return read_bytes(decode.decode_image(bytes(data), "a.png"))
+        except DataError as error:
+            return str(error)
+
+    def read_bytes(array: np.ndarray) -> str:
+        return f"{array.shape} {array.tobytes().hex()}"
+
+    by_pillow = outcome()
+    monkeypatch.setattr(decode, "parent_process", lambda: "a loader process")
+    decode._kornia_png_decoder.cache_clear()
+    try:
+        assert decode._kornia_png_decoder() is not None
+        assert outcome() == by_pillow
+    finally:
+        decode._kornia_png_decoder.cache_clear()

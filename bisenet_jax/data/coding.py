@@ -4,6 +4,7 @@ Every data set codes its classes in its own way. A coding turns what a decoder g
 from 0 to N - 1, and `IGNORE` for all that carries no class; it never guesses.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class IdCoding:
             )
         return ids.astype(np.uint8)
 
+    def fingerprint(self) -> str:
+        """Equal for codings that give equal ids."""
+        return hashlib.sha256(b"ids" + self.table.tobytes()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class ColourCoding:
@@ -78,6 +83,11 @@ class ColourCoding:
                 "without anti-aliasing and without JPEG in between"
             )
         return np.where(is_known, self.ids[places], np.uint8(IGNORE))
+
+    def fingerprint(self) -> str:
+        """Equal for codings that give equal ids."""
+        content = self.keys.tobytes() + self.ids.tobytes() + bytes([self.ignores_others])
+        return hashlib.sha256(b"colours" + content).hexdigest()
 
 
 Coding = IdCoding | ColourCoding

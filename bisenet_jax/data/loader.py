@@ -130,17 +130,14 @@ class _BatchReader:
 
     def __call__(self, indices: np.ndarray) -> Batch:
         chosen = [int(index) for index in indices[self.start : self.start + self.count]]
-        if self.threads:
-            examples = list(
-                _decoding_threads(self.threads).map(self.source.__getitem__, chosen)
-            )
-        else:
-            examples = [self.source[index] for index in chosen]
+        run = _decoding_threads(self.threads).map if self.threads else map
+        examples = list(run(self.source.__getitem__, chosen))
         height, width = self.canvas or self._common_size(examples)
         image = np.zeros((self.count, height, width, 3), np.uint8)
         label = np.full((self.count, height, width), IGNORE, np.uint8)
         size = np.zeros((self.count, 2), np.int32)
-        for place, example in enumerate(examples):
+
+        def lay(place: int, example: Example) -> None:
             rows, columns = size[place] = example["label"].shape
             if rows > height or columns > width:
                 raise DataError(
@@ -149,6 +146,8 @@ class _BatchReader:
                 )
             image[place, :rows, :columns] = example["image"]
             label[place, :rows, :columns] = example["label"]
+
+        list(run(lay, range(self.count), examples))
         names = [example["name"] for example in examples]
         return {"image": image, "label": label, "size": size, "name": names}
 
@@ -222,6 +221,14 @@ def _elements(
     iterator = iter(open_dataset())
     try:
         yield from map(_own, iterator) if shared else iterator
+    except RuntimeError as error:
+        # grain's own words: it has no class for the end of a worker.
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise DataError(
+            f"a loader process was ended from outside ({error}): often for lack of memory; "
+            "lower config.data.workers or config.data.prefetch_megabytes"
+        ) from error
     finally:
         iterator.close()
 

@@ -4,6 +4,7 @@ A layout (`folder`, `camvid`, `coco_stuff`, `cityscapes`) lists the pairs of a s
 says what the label maps mean; `PairSource` reads them.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,9 +50,15 @@ class PairSource:
             )
         return {"image": image, "label": label, "name": pair.name}
 
-    def files(self) -> list[Path]:
-        """Every file that the examples come from, in order."""
-        return [path for pair in self.pairs for path in (pair.image, pair.label)]
+    def fingerprint(self) -> str:
+        """Another text whenever a file or the coding is another."""
+        digest = hashlib.sha256(self.coding.fingerprint().encode())
+        for pair in self.pairs:
+            for path in (pair.image, pair.label):
+                status = path.stat()
+                line = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
 
 def pair_by_stem(

@@ -4,6 +4,7 @@ from collections.abc import Generator
 
 from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data import folder
+from bisenet_jax.data.cache import CacheableSource, open_cache
 from bisenet_jax.data.class_sets import find_labelling
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Batch, Source
@@ -13,7 +14,7 @@ from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 
 
-def open_source(config: DataConfig, split: str) -> Source:
+def open_source(config: DataConfig, split: str) -> CacheableSource:
     """The examples of a split; a ConfigError or DataError says what is missing."""
     class_set, coding = find_labelling(config.classes)
     if config.source == "folder":
@@ -22,6 +23,14 @@ def open_source(config: DataConfig, split: str) -> Source:
         require_class_set(config, class_set, (CITYSCAPES,))
         return _open_streets(config, split)
     raise ConfigError(f"data source {config.source!r} is not known: synthetic or folder")
+
+
+def open_training_source(config: DataConfig) -> Source:
+    """The training split, from its cache where the configuration asks for one."""
+    source = open_source(config, config.train_split)
+    if config.cache == "none":
+        return source
+    return open_cache(source, config.cache, config.cache_dir, threads=config.threads)
 
 
 def open_batches(

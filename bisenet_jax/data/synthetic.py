@@ -21,6 +21,7 @@ from bisenet_jax.data.streets.palette import SKIES, Colour, vary
 from bisenet_jax.data.streets.scenery import draw_sky, draw_skyline
 from bisenet_jax.errors import ConfigError
 
+DRAWING = 1  # raised whenever the same seed draws another street
 SMALLEST = 64  # pixels: below this, most things are less than a pixel
 
 
@@ -57,6 +58,10 @@ class SyntheticStreets:
             raise IndexError(f"index {index} is outside of 0 to {self.images - 1}")
         image, label = draw_street(self.seed, index, self.height, self.width)
         return {"image": image, "label": label, "name": f"street_{index:06d}"}
+
+    def fingerprint(self) -> str:
+        """Equal for equal streets."""
+        return f"streets {DRAWING} {self.images} {self.height} {self.width} {self.seed}"
 
 
 def draw_street(
