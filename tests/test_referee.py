@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
 
 @pytest.fixture(scope="session")
 def referee(tmp_path_factory) -> Path:
-    """A Python with cityscapesScripts: an environment of its own, since it wants an old numpy."""
+    """A Python with cityscapesScripts, in an environment of its own: it wants an old numpy."""
     folder = tmp_path_factory.mktemp("referee")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     commands = [

@@ -159,6 +159,4 @@ def test_wrong_class_set_is_named(result):
     with pytest.raises(ValueError, match="3 classes.*2.*pair"):
         score_summary(result, pair, images=1, split="val", protocol="whole")
     with pytest.raises(ValueError, match="2 categories.*0 of 'pair'"):
-        score_table(
-            scores(np.eye(2, dtype=int)), pair, categories=scores(np.eye(2, dtype=int))
-        )
+        score_table(scores(np.eye(2, dtype=int)), pair, categories=scores(np.eye(2, dtype=int)))

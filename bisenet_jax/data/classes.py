@@ -18,7 +18,7 @@ IGNORE = 255
 class ClassSet:
     """One labelling: `names[i]` and `colours[i]` (RGB, 0 to 255) belong to class id `i`.
 
-    `categories` are coarser groups, name to class ids; every class is in one, or there are none.
+    `categories` are coarser groups, name to class ids: every class is in one, or there is none.
     """
 
     name: str

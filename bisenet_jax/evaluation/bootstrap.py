@@ -4,8 +4,8 @@ Images are drawn with replacement, as many as there are, and mIoU is computed an
 holds the middle of the results (percentile bootstrap). It speaks of the choice of images only,
 not of another training run.
 
-IoU is a ratio of sums over images, so that two numbers per image and class are all that has to be
-kept, not a confusion matrix: 8 bytes, or 7 MB for 5000 images of 171 classes.
+IoU is a ratio of sums over images, so that two numbers per image and class are all that has to
+be kept, not a confusion matrix: 8 bytes, or 7 MB for 5000 images of 171 classes.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Interval:
 
 
 def image_counts(confusions: np.ndarray) -> np.ndarray:
-    """Hits and unions of each class: `[B, N, N]`, one matrix per image, to `[B, 2, N] int32`."""
+    """Hits and unions of each class, `[B, 2, N] int32`, of the `[B, N, N]` of B images."""
     confusions = np.asarray(confusions)
     hits = np.diagonal(confusions, axis1=1, axis2=2)
     unions = confusions.sum(axis=1) + confusions.sum(axis=2) - hits

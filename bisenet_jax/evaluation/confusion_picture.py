@@ -49,8 +49,8 @@ def confusion_picture(
     side = len(class_set) * cell
     scale = _scale(font, em, theme)
     width = max(left + side, margin + scale.width) + margin
+    title_font = ImageFont.load_default(size=5 * em // 4)
     if title:
-        title_font = ImageFont.load_default(size=5 * em // 4)
         width = max(width, math.ceil(title_font.getlength(title)) + 2 * margin)
     picture = Image.new(
         "RGB", (width, top + side + em + scale.height + margin), theme.background
@@ -120,7 +120,7 @@ def _upright(text: str, font: Font, em: int, theme: Theme) -> Image.Image:
 def _draw_grid(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], cell: int, count: int, theme: Theme
 ) -> None:
-    """A frame, and lines that lead from a far cell to its names: all, or every fifth of many."""
+    """A frame, and lines that lead from a cell to its names: all, or every fifth of many."""
     left, top = corner
     side = count * cell
     every = 1 if count <= LARGEST_WITH_NUMBERS else 5

@@ -4,9 +4,9 @@
 `instance_scores` reads iIoU from the sum as cityscapesScripts does. An object adds its share of
 hit pixels times the average size of its class, so that the hits of a small one weigh more than
 its pixels. False positives belong to no object and are counted in plain pixels, which is why
-iIoU needs the confusion matrix too, and why both must come from frames of 2048x1024: the average
-sizes are pixels of those. Regions of several objects that the truth does not tell apart (crowds)
-are no objects: what is hit of them counts nowhere.
+iIoU needs the confusion matrix too, and why it is comparable on frames of 2048x1024 only: the
+average sizes are pixels of those. Crowds, regions of several objects that the truth does not
+tell apart, are no objects: what is hit of them counts nowhere.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import DataError
 from bisenet_jax.evaluation.metrics import mean_of_present, ratio
 
-# Label ids of the train ids 0 to 18 (cityscapesScripts, helpers/labels.py). The other ids from 0
-# to 33 are not scored.
+# Label ids of the train ids 0 to 18 (cityscapesScripts, helpers/labels.py). The other ids from
+# 0 to 33 are not scored.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
 # Mean pixels of an object (cityscapesScripts, evalPixelLevelSemanticLabeling.py). Classes that
@@ -96,8 +96,8 @@ def count_instances(predictions: np.ndarray, instances: np.ndarray) -> InstanceC
     """
     if predictions.shape != instances.shape or predictions.dtype != np.uint8:
         raise ValueError(
-            f"predictions {predictions.shape} {predictions.dtype} must be uint8 of the shape of "
-            f"instances, {instances.shape}"
+            f"predictions {predictions.shape} {predictions.dtype} must be uint8 and of the "
+            f"shape of instances, {instances.shape}"
         )
     if not np.issubdtype(instances.dtype, np.integer):
         raise ValueError(f"instances must hold integer ids, not {instances.dtype}")
@@ -122,7 +122,7 @@ def count_instances(predictions: np.ndarray, instances: np.ndarray) -> InstanceC
 
 
 def instance_scores(counts: InstanceCounts, confusion: np.ndarray) -> InstanceScores:
-    """iIoU of the summed counts and the summed confusion matrix `[19, 19]` of the same images."""
+    """iIoU of the summed counts and the summed confusion `[19, 19]` of the same images."""
     confusion = np.asarray(confusion)
     if confusion.shape != (_NUM_CLASSES, _NUM_CLASSES):
         raise ValueError(
@@ -136,7 +136,7 @@ def instance_scores(counts: InstanceCounts, confusion: np.ndarray) -> InstanceSc
 
     category_iou = np.full(len(_CATEGORIES), np.nan)
     for category in np.flatnonzero(_SCORED_CATEGORIES):
-        inside = list(_CATEGORIES[category])
+        inside = np.array(_CATEGORIES[category])
         outside = np.setdiff1d(np.arange(_NUM_CLASSES), inside)
         mistaken = confusion[np.ix_(outside, inside)].sum(dtype=np.int64)
         hits = (counts.category_hits * _SIZES)[inside].sum()
@@ -156,8 +156,8 @@ def _classes_of(ids: np.ndarray) -> np.ndarray:
     is_stuff = (train_ids != _NO_CLASS) & ~_HAS_INSTANCES[train_ids]
     if (wrong := ids[is_stuff | (labels >= NUM_LABEL_IDS)]).size:
         raise DataError(
-            f"instance id {wrong[0]} names an object of label {wrong[0] // 1000}, but only the "
-            f"labels {[LABEL_IDS[i] for i in np.flatnonzero(_HAS_INSTANCES)]} have scored objects; "
-            "use the *_instanceIds.png files of Cityscapes"
+            f"instance id {wrong[0]} names an object of label {wrong[0] // 1000}, but of the "
+            f"scored labels only {[LABEL_IDS[i] for i in np.flatnonzero(_HAS_INSTANCES)]} have "
+            "objects; use the *_instanceIds.png files of Cityscapes"
         )
     return train_ids

@@ -58,8 +58,8 @@ def confusion_matrix_per_image(
 def group_confusion(confusion: np.ndarray, groups: Mapping[str, Sequence[int]]) -> np.ndarray:
     """The confusion matrix of groups of classes, `[G, G] int64` in the order of `groups`.
 
-    A pixel taken for another class of its own group is a hit, so that `scores` of the result are
-    those that cityscapesScripts prints for categories.
+    A pixel taken for another class of its own group is a hit, so that `scores` of the result
+    are those that cityscapesScripts prints for categories.
 
     Args:
         confusion: `[N, N]` integer, row = truth.
