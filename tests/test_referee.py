@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +60,14 @@ class Verdict(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def referee(tmp_path_factory) -> Path:
+def referee() -> Iterator[Path]:
     """A Python with cityscapesScripts, in an environment of its own: it wants an old numpy."""
-    folder = tmp_path_factory.mktemp("referee")
+    # Not in a folder of pytest, which keeps those of the last runs: this one has 130 MB.
+    with tempfile.TemporaryDirectory(prefix="bisenet_jax_referee_") as folder:
+        yield make_referee(Path(folder))
+
+
+def make_referee(folder: Path) -> Path:
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     commands = [
         [sys.executable, "-m", "venv", str(folder)],
@@ -72,8 +79,8 @@ def referee(tmp_path_factory) -> Path:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
         except (OSError, subprocess.SubprocessError) as error:
-            said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-            pytest.skip(f"no environment for cityscapesscripts: {said[-1]}")
+            said = str(getattr(error, "stderr", None) or error).strip()
+            pytest.skip(f"no environment for cityscapesscripts: {said.splitlines()[-1:]}")
     return python
 
 

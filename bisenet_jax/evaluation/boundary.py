@@ -4,8 +4,8 @@ For each image and class, precision is the share of the predicted boundary that 
 tolerance to the true boundary of that class, recall the share of the true boundary that is that
 close to the predicted one, and F1 their harmonic mean. A class scores the mean of its F1 over
 the images in which it has a boundary in truth or prediction. The measure is that of Csurka et
-al. (What is a good evaluation measure for semantic segmentation?, BMVC 2013), with 0.75 % of the
-image diagonal as tolerance; Perazzi et al. (DAVIS, CVPR 2016) take 0.8 %.
+al. (What is a good evaluation measure for semantic segmentation?, BMVC 2013); its tolerance is
+0.75 % of the image diagonal here, 0.8 % in DAVIS (Perazzi et al., CVPR 2016).
 
 A boundary pixel has another class above, below, left or right of it. The edges of the frame and
 of what the truth ignores are no boundaries, and no prediction counts on ignored pixels.
