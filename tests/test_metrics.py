@@ -4,10 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from bisenet_jax.data.classes import IGNORE
-from bisenet_jax.evaluation.metrics import confusion_matrix, scores
+from bisenet_jax.data.classes import CAMVID, CITYSCAPES, CLASS_SETS, IGNORE
+from bisenet_jax.evaluation.metrics import (
+    confusion_matrix,
+    confusion_matrix_per_image,
+    group_confusion,
+    scores,
+)
 
 N = 5
 
@@ -41,6 +47,9 @@ def test_scores_by_hand():
     assert result.miou == pytest.approx((3 / 5 + 2 / 4 + 1 / 3) / 3, rel=1e-12)
     assert result.mean_accuracy == pytest.approx((3 / 4 + 2 / 3 + 1 / 2) / 3, rel=1e-12)
     assert result.pixel_accuracy == pytest.approx(6 / 9, rel=1e-12)
+    assert result.frequency_weighted_iou == pytest.approx(
+        (4 * 3 / 5 + 3 * 2 / 4 + 2 * 1 / 3) / 9, rel=1e-12
+    )
     assert result.pixels == 9
 
 
@@ -81,6 +90,75 @@ def test_sum_over_images_equals_whole(maps):
     np.testing.assert_array_equal(sum(parts), whole)
     flat = confusion_matrix(labels.ravel(), predictions.ravel(), N)
     np.testing.assert_array_equal(flat, whole)
+
+
+def test_each_image_has_its_own_matrix(maps):
+    labels, predictions = maps
+    per_image = jax.jit(lambda a, b: confusion_matrix_per_image(a, b, N))(labels, predictions)
+    assert per_image.shape == (4, N, N) and per_image.dtype == jnp.int32
+    for counts, label, prediction in zip(per_image, labels, predictions, strict=True):
+        np.testing.assert_array_equal(counts, count_by_loop(label, prediction, N))
+
+
+@pytest.mark.parametrize("split", [(8,), (1,) * 8, (3, 5), (2, 4, 2)])
+def test_scores_equal_those_of_scikit_learn(split):
+    random = np.random.default_rng(1)
+    count = len(CAMVID)
+    labels = random.integers(0, count - 1, (8, 16, 24), dtype=np.uint8)  # bicyclist is absent
+    wrong = random.random(labels.shape) < random.random((8, 1, 1))
+    predictions = np.where(wrong, random.integers(0, count, labels.shape), labels)
+    labels[random.random(labels.shape) < 0.1] = IGNORE
+
+    total = np.zeros((count, count), np.int64)
+    for batch in np.split(np.arange(8), np.cumsum(split)[:-1]):
+        total += np.asarray(confusion_matrix(labels[batch], predictions[batch], count))
+    scored = labels != IGNORE
+    pair = labels[scored], predictions[scored]
+    ids = range(count)
+    np.testing.assert_array_equal(total, sklearn.metrics.confusion_matrix(*pair, labels=ids))
+
+    result = scores(total)
+    iou = sklearn.metrics.jaccard_score(*pair, labels=ids, average=None)
+    np.testing.assert_allclose(result.class_iou, iou, rtol=1e-12)
+    assert result.miou == pytest.approx(iou.mean(), rel=1e-12)
+    assert result.pixel_accuracy == pytest.approx(
+        sklearn.metrics.accuracy_score(*pair), rel=1e-12
+    )
+    truth = range(count - 1)
+    recall = sklearn.metrics.recall_score(*pair, labels=truth, average=None)
+    np.testing.assert_allclose(result.class_accuracy, [*recall, np.nan], rtol=1e-12)
+    assert result.mean_accuracy == pytest.approx(recall.mean(), rel=1e-12)
+    weighted = sklearn.metrics.jaccard_score(*pair, labels=ids, average="weighted")
+    assert result.frequency_weighted_iou == pytest.approx(weighted, rel=1e-12)
+
+
+def test_groups_equal_labels_merged_beforehand(maps):
+    labels, predictions = maps
+    merged = np.array([1, 0, 1, 2, 0])
+    groups = {"first": (1, 4), "second": [0, 2], "third": (3,)}
+    expected = np.zeros((3, 3), np.int64)
+    for label, prediction in zip(labels.ravel(), predictions.ravel(), strict=True):
+        if label < N:
+            expected[merged[label], merged[prediction]] += 1
+    grouped = group_confusion(confusion_matrix(labels, predictions, N), groups)
+    assert grouped.dtype == np.int64
+    np.testing.assert_array_equal(grouped, expected)
+
+
+@pytest.mark.parametrize("ids", [(0,), (0, 1, 1), (0, 1, 2)])
+def test_groups_hold_each_class_once(ids):
+    with pytest.raises(ValueError, match="each of the 2 classes once"):
+        group_confusion(np.eye(2, dtype=int), {"all": ids})
+
+
+def test_categories_of_every_class_set_hold_each_class_once():
+    assert CITYSCAPES.categories
+    for class_set in CLASS_SETS.values():
+        if class_set.categories:
+            count = len(class_set)
+            grouped = group_confusion(np.ones((count, count), int), class_set.categories)
+            assert grouped.sum() == count**2
+        hash(class_set)  # static arguments of jax need it
 
 
 def test_two_devices_equal_one(maps):

@@ -4,7 +4,8 @@ Ids run from 0 to `len(class_set) - 1` in the order of `names`; every other pixe
 `IGNORE` and takes part in no loss and no score.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,11 +14,15 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class ClassSet:
-    """One labelling: `names[i]` and `colours[i]` (RGB, 0 to 255) belong to class id `i`."""
+    """One labelling: `names[i]` and `colours[i]` (RGB, 0 to 255) belong to class id `i`.
+
+    `categories` are coarser groups, name to class ids: every class is in one, or there is none.
+    """
 
     name: str
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -44,6 +49,15 @@ CITYSCAPES = ClassSet(
         *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
         *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
     ),
+    categories={
+        "flat": (0, 1),
+        "construction": (2, 3, 4),
+        "object": (5, 6, 7),
+        "nature": (8, 9),
+        "sky": (10,),
+        "human": (11, 12),
+        "vehicle": (13, 14, 15, 16, 17, 18),
+    },
 )
 
 # The 11 grouped classes of CamVid in the order of the SegNet copy; colours are those of the

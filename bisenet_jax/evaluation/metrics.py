@@ -6,6 +6,7 @@ IoU and accuracy from the sum, as cityscapesScripts does. A mean of per-image Io
 else and is not computed here.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -45,6 +46,38 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, num_classes)
 
 
+def confusion_matrix_per_image(
+    labels: jax.Array | np.ndarray, predictions: jax.Array | np.ndarray, num_classes: int
+) -> jax.Array:
+    """As `confusion_matrix`, one for each image: `[B, H, W]` ids to `[B, N, N] int32`."""
+    return jax.vmap(lambda label, prediction: confusion_matrix(label, prediction, num_classes))(
+        jnp.asarray(labels), jnp.asarray(predictions)
+    )
+
+
+def group_confusion(confusion: np.ndarray, groups: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """The confusion matrix of groups of classes, `[G, G] int64` in the order of `groups`.
+
+    A pixel taken for another class of its own group is a hit, so that `scores` of the result
+    are those that cityscapesScripts prints for categories.
+
+    Args:
+        confusion: `[N, N]` integer, row = truth.
+        groups: name to class ids; every class must be in one group.
+    """
+    confusion = np.asarray(confusion)
+    members = sorted(class_id for ids in groups.values() for class_id in ids)
+    if members != list(range(len(confusion))):
+        raise ValueError(
+            f"groups hold the classes {members} but must hold each of the {len(confusion)} "
+            "classes once"
+        )
+    membership = np.zeros((len(groups), len(confusion)), np.int64)
+    for group, ids in enumerate(groups.values()):
+        membership[group, list(ids)] = 1
+    return membership @ confusion.astype(np.int64) @ membership.T
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """What a confusion matrix says. Fractions lie in 0..1; nan means that nothing was there."""
@@ -55,6 +88,7 @@ class Scores:
     miou: float  # mean of class_iou without nan
     mean_accuracy: float  # mean of class_accuracy without nan
     pixel_accuracy: float
+    frequency_weighted_iou: float  # mean of class_iou weighted by class_pixels
     pixels: int  # all pixels that count
 
 
@@ -73,26 +107,27 @@ def scores(confusion: np.ndarray) -> Scores:
     hits = np.diagonal(confusion)
     truth = confusion.sum(axis=1, dtype=np.int64)
     predicted = confusion.sum(axis=0, dtype=np.int64)
-    class_iou = _ratio(hits, truth + predicted - hits)
-    class_accuracy = _ratio(hits, truth)
+    class_iou = ratio(hits, truth + predicted - hits)
+    class_accuracy = ratio(hits, truth)
     return Scores(
         class_iou=class_iou,
         class_accuracy=class_accuracy,
         class_pixels=truth,
-        miou=_mean(class_iou),
-        mean_accuracy=_mean(class_accuracy),
-        pixel_accuracy=float(_ratio(hits.sum(), truth.sum())),
+        miou=float(mean_of_present(class_iou)),
+        mean_accuracy=float(mean_of_present(class_accuracy)),
+        pixel_accuracy=float(ratio(hits.sum(), truth.sum())),
+        # A class without truth has no weight, whether its IoU is 0 or nan.
+        frequency_weighted_iou=float(ratio(np.nansum(truth * class_iou), truth.sum())),
         pixels=int(truth.sum()),
     )
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """`part / whole` in float64, nan where there is no whole, without a warning."""
     nothing = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean without nan; nan if nothing is left (np.nanmean would warn)."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")
+def mean_of_present(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without nan; nan if nothing is left (np.nanmean would warn)."""
+    return ratio(np.nansum(values, axis=-1), np.count_nonzero(~np.isnan(values), axis=-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,42 +12,83 @@ import numpy as np
 from bisenet_jax.data.classes import ClassSet
 
 if TYPE_CHECKING:  # for the annotations only: a report can be read and written without jax
+    from bisenet_jax.evaluation.bootstrap import Interval
+    from bisenet_jax.evaluation.boundary import BoundaryScores
+    from bisenet_jax.evaluation.instances import InstanceScores
     from bisenet_jax.evaluation.metrics import Scores
 
 COLUMN = 9
 
 
 def score_table(
-    scores: Scores, class_set: ClassSet, *, title: str = "", notes: Sequence[str] = ()
+    scores: Scores,
+    class_set: ClassSet,
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    categories: Scores | None = None,
+    instances: InstanceScores | None = None,
+    boundary: BoundaryScores | None = None,
+    interval: Interval | None = None,
 ) -> str:
     """The scores as an aligned plain-text table; a class that is nowhere has '-'.
 
     Args:
         title: first line, such as the data set, split and checkpoint.
         notes: further lines under the title, such as the protocol.
+        categories: scores of the confusion matrix grouped by `class_set.categories`.
+        instances: a column iIoU.
+        boundary: a column BF1.
+        interval: of mIoU.
     """
     _check_classes(scores, class_set)
-    counted = int(np.count_nonzero(~np.isnan(scores.class_iou)))
-    totals = {
-        f"mIoU ({counted} of {len(class_set)} classes)": scores.miou,
-        "pixel accuracy": scores.pixel_accuracy,
-        "mean accuracy": scores.mean_accuracy,
-    }
-    name_width = max(len(name) for name in (*class_set.names, *totals))
-    rule = "-" * (name_width + 2 * COLUMN)
+    _check_categories(categories, class_set)
+    heads = ["IoU %", "truth %"]
+    class_columns = [_percents(scores.class_iou), _truth_shares(scores)]
+    mean_columns = [_percent(scores.miou), ""]
+    category_columns, category_means = [], []
+    if categories:
+        category_columns = [_percents(categories.class_iou), _truth_shares(categories)]
+        category_means = [_percent(categories.miou), ""]
+    if instances:
+        heads.append("iIoU %")
+        class_columns.append(_percents(instances.class_iou))
+        mean_columns.append(_percent(instances.mean_class_iou))
+        category_columns.append(_percents(instances.category_iou))
+        category_means.append(_percent(instances.mean_category_iou))
+    if boundary:
+        heads.append("BF1 %")
+        class_columns.append(_percents(boundary.class_f1))
+        mean_columns.append(_percent(boundary.mean_f1))
 
+    totals = {f"mIoU ({_count_present(scores)} of {len(class_set)} classes)": mean_columns}
+    if interval:
+        name = f"mIoU, {100 * interval.level:g} % interval"
+        totals[name] = [_percent(interval.low), _percent(interval.high)]
+    totals["pixel accuracy"] = [_percent(scores.pixel_accuracy)]
+    totals["mean accuracy"] = [_percent(scores.mean_accuracy)]
+    totals["frequency-weighted IoU"] = [_percent(scores.frequency_weighted_iou)]
+    blocks = [
+        {"class": heads},
+        dict(zip(class_set.names, zip(*class_columns, strict=True), strict=True)),
+        totals,
+    ]
+    if categories:
+        count = f"{_count_present(categories)} of {len(class_set.categories)} categories"
+        blocks += [
+            dict(zip(class_set.categories, zip(*category_columns, strict=True), strict=True)),
+            {f"mIoU ({count})": category_means},
+        ]
+
+    name_width = max(len(name) for block in blocks for name in block)
+    rule = "-" * (name_width + len(heads) * COLUMN)
     lines = [line for line in (title, *notes) if line]
     lines += [""] if lines else []
-    lines += [f"{'class':<{name_width}}{'IoU %':>{COLUMN}}{'truth %':>{COLUMN}}", rule]
-    for name, iou, pixels in zip(
-        class_set.names, scores.class_iou, scores.class_pixels, strict=True
-    ):
-        share = "-" if math.isnan(iou) else f"{100 * pixels / scores.pixels:.2f}"
-        lines.append(f"{name:<{name_width}}{_percent(iou):>{COLUMN}}{share:>{COLUMN}}")
-    lines.append(rule)
-    lines += [
-        f"{name:<{name_width}}{_percent(value):>{COLUMN}}" for name, value in totals.items()
-    ]
+    for number, block in enumerate(blocks):
+        lines += [rule] if number else []
+        for name, cells in block.items():
+            row = f"{name:<{name_width}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
+            lines.append(row.rstrip())
     return "\n".join(lines)
 
 
@@ -58,6 +100,10 @@ def score_summary(
     split: str,
     protocol: str,
     ignored: int | None = None,
+    categories: Scores | None = None,
+    instances: InstanceScores | None = None,
+    boundary: BoundaryScores | None = None,
+    interval: Interval | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
     """The scores as a dictionary ready for JSON: fractions in 0..1, None where there is none.
@@ -67,15 +113,19 @@ def score_summary(
         split: their split, such as "val".
         protocol: how they were scored, in a few words.
         ignored: pixels left out, where the caller counted them.
+        categories, instances, boundary, interval: as in `score_table`; no entry without them.
         extra: further entries, such as the checkpoint; they may not replace one of ours.
     """
     _check_classes(scores, class_set)
+    _check_categories(categories, class_set)
+    names = class_set.names
     summary = {
         "miou": scores.miou,
         "pixel_accuracy": scores.pixel_accuracy,
         "mean_accuracy": scores.mean_accuracy,
-        "class_iou": dict(zip(class_set.names, scores.class_iou, strict=True)),
-        "class_accuracy": dict(zip(class_set.names, scores.class_accuracy, strict=True)),
+        "frequency_weighted_iou": scores.frequency_weighted_iou,
+        "class_iou": dict(zip(names, scores.class_iou, strict=True)),
+        "class_accuracy": dict(zip(names, scores.class_accuracy, strict=True)),
         "classes": class_set.name,
         "images": images,
         "pixels": scores.pixels,
@@ -83,6 +133,24 @@ def score_summary(
         "split": split,
         "protocol": protocol,
     }
+    if interval:
+        summary["miou_interval"] = dataclasses.asdict(interval)
+    if categories:
+        category_iou = dict(zip(class_set.categories, categories.class_iou, strict=True))
+        summary |= {"category_miou": categories.miou, "category_iou": category_iou}
+    if instances:
+        category_iiou = dict(zip(class_set.categories, instances.category_iou, strict=True))
+        summary |= {
+            "miiou": instances.mean_class_iou,
+            "class_iiou": dict(zip(names, instances.class_iou, strict=True)),
+            "category_miiou": instances.mean_category_iou,
+            "category_iiou": category_iiou,
+        }
+    if boundary:
+        summary |= {
+            "boundary_f1": boundary.mean_f1,
+            "class_boundary_f1": dict(zip(names, boundary.class_f1, strict=True)),
+        }
     if taken := sorted(summary.keys() & extra.keys()):
         raise ValueError(f"entries {taken} of the summary are taken; rename them")
     return _plain(summary | extra)
@@ -94,6 +162,29 @@ def _check_classes(scores: Scores, class_set: ClassSet) -> None:
             f"scores of {len(scores.class_iou)} classes do not fit the {len(class_set)} "
             f"classes of {class_set.name!r}"
         )
+
+
+def _check_categories(categories: Scores | None, class_set: ClassSet) -> None:
+    if categories and len(categories.class_iou) != len(class_set.categories):
+        raise ValueError(
+            f"scores of {len(categories.class_iou)} categories do not fit the "
+            f"{len(class_set.categories)} of {class_set.name!r}"
+        )
+
+
+def _count_present(scores: Scores) -> int:
+    return int(np.count_nonzero(~np.isnan(scores.class_iou)))
+
+
+def _truth_shares(scores: Scores) -> list[str]:
+    return [
+        "-" if math.isnan(iou) else _percent(pixels / scores.pixels)
+        for iou, pixels in zip(scores.class_iou, scores.class_pixels, strict=True)
+    ]
+
+
+def _percents(fractions: np.ndarray) -> list[str]:
+    return [_percent(fraction) for fraction in fractions]
 
 
 def _percent(fraction: float) -> str:
