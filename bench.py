@@ -1,8 +1,12 @@
-"""How fast the network is on this machine: latency, throughput, MACs, memory, and the protocol.
+"""How fast this machine is: the network, or the way of the training frames to it.
 
 python bench.py                                     the paper's network, 19 classes, 512x1024
 python bench.py --config configs/synthetic.py --batch 1,8 --dtype float32,bfloat16
 python bench.py --workdir runs/synthetic --json speed.json
+python bench.py loader --config configs/synthetic.py --workers 0,1,2
+
+inference (the default): latency, throughput, MACs, memory. loader: images/s, waiting, decoding
+and memory, for a step that takes no time and for the augmentation on the device.
 
 Weights are random, since speed does not depend on them. Each row has a budget (--seconds,
 --repeats), so that a slow machine ends too. --json writes every figure and the words that say
@@ -18,6 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from benchmarks import loader
 from benchmarks.inference import (
     COMMON_PROTOCOL,
     count_steps,
@@ -51,18 +56,46 @@ _SECONDS = flags.DEFINE_float(
 _REPEATS = flags.DEFINE_integer(
     "repeats", 1000, "Most calls of each row for latency, and for throughput.", lower_bound=1
 )
+_WORKERS = flags.DEFINE_list(
+    "workers", ["0", "1", "2"], "Loader processes; one or several, with loader."
+)
 _JSON = flags.DEFINE_string("json", None, "A file for all the figures.")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    benchmarks = {"inference": bench_inference, "loader": bench_loader}
+    name = arguments[0] if arguments else "inference"
+    if len(arguments) > 1 or name not in benchmarks:
+        raise ConfigError(f"{' '.join(arguments)!r} is not one of {', '.join(benchmarks)}")
+    if _JSON.value and Path(_JSON.value).is_dir():
+        raise ConfigError(f"--json {_JSON.value!r} is a folder; give the name of a file")
+    benchmarks[name]()
+
+
+def bench_loader() -> None:
+    config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
+    workers = _read_numbers("--workers", _WORKERS.value, least=0)
+    total = len(workers) * len(loader.CONSUMERS)
+    with tqdm(total=total, unit="row", disable=None, leave=False) as bar:
+        rows = loader.measure_loader(config, workers, _SECONDS.value, bar.update)
+    print(loader.table(rows))
+    height, width = rows[0]["frame"]
+    print(
+        f"\nframes of {width}x{height}, batches of {rows[0]['batch']}, cache {rows[0]['cache']}"
+    )
+    print(textwrap.fill(loader.PROTOCOL, 100))
+    if _JSON.value:
+        write_json(
+            _JSON.value, describe_machine() | {"protocol": loader.PROTOCOL, "rows": rows}
+        )
+
+
+def bench_inference() -> None:
     # A program taken from a cache on disk would pass for one that compiles in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     has_source = _CONFIG.value is not None or _WORKDIR.value
     config = command_line.read_config(_CONFIG.value if has_source else Config(), _WORKDIR.value)
-    batches, dtypes = _read_batches(), _read_dtypes(config)
-    if _JSON.value and Path(_JSON.value).is_dir():
-        raise ConfigError(f"--json {_JSON.value!r} is a folder; give the name of a file")
-
+    batches, dtypes = _read_numbers("--batch", _BATCH.value, least=1), _read_dtypes(config)
     size = {"height": _HEIGHT.value, "width": _WIDTH.value}
     data = _describe_model(config, **size) | describe_machine()
     print(_heading(data), flush=True)
@@ -85,14 +118,14 @@ def main() -> None:
         write_json(_JSON.value, data)
 
 
-def _read_batches() -> list[int]:
-    batches = [int(text) if text.isdecimal() else 0 for text in _BATCH.value]
-    if not batches or min(batches) < 1:
+def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
+    numbers = [int(text) if text.isdecimal() else least - 1 for text in texts]
+    if not numbers or min(numbers) < least:
         raise ConfigError(
-            f"--batch {','.join(_BATCH.value)!r} must be one or several whole numbers from 1, "
+            f"{flag} {','.join(texts)!r} must be one or several whole numbers from {least}, "
             "such as 1,8"
         )
-    return batches
+    return numbers
 
 
 def _read_dtypes(config: Config) -> list[str]:
@@ -176,4 +209,4 @@ def _footnotes(data: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    command_line.run(main, __doc__, takes_arguments=True)
