@@ -114,13 +114,32 @@ def decode_colours(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
+def label_kind(path: str | Path) -> str:
+    """What a PNG label map stores, from its header: grey, palette, RGB, ...; no pixel is read.
+
+    Grey maps hold ids and RGB maps colours; a palette map may be meant either way.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        raise DataError(f"{path}: content is no PNG; fetch it again or save it as PNG")
+    return _PNG_COLOUR_TYPES.get(head[25], "PNG")
+
+
 def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+    )
 
 
 def _open(data: bytes, name: str, *, formats: tuple[str, ...]) -> Image.Image:
