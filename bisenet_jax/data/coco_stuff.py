@@ -11,6 +11,7 @@ Splits are `train` and `val`; of 10k, `val` is the test list. Scores on the two 
 be compared.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.coco_stuff_classes import COCO_STUFF, SQUEEZED
 from bisenet_jax.data.coding import IdCoding, first_few, id_coding, plain_ids
+from bisenet_jax.data.decode import read_bytes
 from bisenet_jax.data.pairs import PairSource, existing_folder, pair_by_stem
 from bisenet_jax.errors import DataError
 
@@ -49,8 +51,9 @@ class MatrixCoding:
         """The class ids in a .mat file, `[H, W] uint8`; a DataError names the file."""
         from scipy.io import loadmat
 
+        data = read_bytes(path)
         try:
-            content = loadmat(path, appendmat=False, variable_names=["S"])
+            content = loadmat(io.BytesIO(data), variable_names=["S"])
         except Exception as error:  # noqa: BLE001 - damaged files raise a dozen classes
             raise DataError(
                 f"{path}: cannot be read as a MATLAB file ({error}); fetch it again"

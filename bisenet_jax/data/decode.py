@@ -31,17 +31,17 @@ _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6:
 
 def read_image(path: str | Path) -> np.ndarray:
     """The JPEG or PNG picture in a file: `[H, W, 3] uint8` RGB, read-only."""
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(read_bytes(path), str(path))
 
 
 def read_label(path: str | Path) -> np.ndarray:
     """The label map in a PNG file: `[H, W] uint8` class ids, read-only."""
-    return decode_label(_read_bytes(path), str(path))
+    return decode_label(read_bytes(path), str(path))
 
 
 def read_colours(path: str | Path) -> np.ndarray:
     """The colour-coded label map in a PNG file: `[H, W, 3] uint8` RGB, read-only."""
-    return decode_colours(_read_bytes(path), str(path))
+    return decode_colours(read_bytes(path), str(path))
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -129,7 +129,8 @@ def label_kind(path: str | Path) -> str:
     return _PNG_COLOUR_TYPES.get(head[25], "PNG")
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file, or a DataError that names it."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
