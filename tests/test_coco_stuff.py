@@ -1,5 +1,6 @@
 """COCO-Stuff in both editions: which files pair, and what every stored value means."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -107,6 +108,9 @@ def test_classes():
     for listed_id, name in listed.items():
         assert COCO_STUFF.names[SQUEEZED[listed_id - 1]] == name
     assert COCO_STUFF.names.index("banner") == 80
+    # Of that list without the eleven, a name per line.
+    digest = hashlib.sha256("\n".join(COCO_STUFF.names).encode()).hexdigest()
+    assert digest.startswith("8ea44449837dceb3")
 
 
 def test_colours_are_well_apart_from_each_other_and_from_black():
@@ -139,6 +143,7 @@ def test_maps_that_mmsegmentation_renumbered(tmp_path, keeps_originals):
         save_map(tmp_path / "annotations/val2017", f"{name}_labelTrainIds", squeezed(name))
         if keeps_originals:
             save_map(tmp_path / "annotations/val2017", name, stored(name))
+    (tmp_path / "annotations/val2017" / "._hidden.png").write_bytes(b"")
     check(open_coco_stuff(tmp_path, "val"))
 
 
