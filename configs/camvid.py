@@ -3,7 +3,8 @@
     python train.py --config configs/camvid.py --workdir runs/camvid --config.data.root=CAMVID
 
 CAMVID holds train/ and val/, each with images/NAME.jpg and labels/NAME.png (grey, 0 to 10 and
-255): the 367 / 101 frames of the SegNet split.
+255), or the frames in any other layout that bisenet_jax/data/camvid.py shows: the 367 / 101
+frames of the SegNet split.
 """
 
 from bisenet_jax.config import AugmentConfig, Config, DataConfig, OptimizerConfig, TrainConfig
@@ -11,7 +12,7 @@ from bisenet_jax.config import AugmentConfig, Config, DataConfig, OptimizerConfi
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(source="folder", root="data/camvid", classes="camvid"),
+        data=DataConfig(source="camvid", root="data/camvid", classes="camvid"),
         augment=AugmentConfig(crop_height=352, crop_width=480),
         optimizer=OptimizerConfig(warmup_steps=200),
         train=TrainConfig(steps=10_000, evaluate_every=500, checkpoint_every=500),

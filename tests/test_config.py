@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from bisenet_jax import config_file
 from bisenet_jax.config import STRIDE, Config, ModelConfig, validate
 from bisenet_jax.config_file import from_dict, to_dict
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model import bisenetv2
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
@@ -182,6 +184,16 @@ def test_legal_keys():
     assert {"config.train.steps", "config.model.preset", "config.data.mean"} <= set(keys)
     leaves = sum(len(section) for section in to_dict(Config()).values())
     assert len(keys) == len(set(keys)) == leaves
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_config_file_is_valid_and_says_how_to_run_it(path):
+    content = runpy.run_path(str(path))
+    config = validate(content["get_config"]())
+    assert len(find_class_set(config.data.classes)) > 1
+    head = content["__doc__"]
+    assert f"python train.py --config configs/{path.name} --workdir runs/" in head
+    assert ("--config.data.root=" in head) == (config.data.source != "synthetic")
 
 
 # The common start of every script, in a process of its own

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data import decode
-from bisenet_jax.data.decode import decode_label, read_image, read_label
+from bisenet_jax.data.decode import decode_label, label_kind, read_image, read_label
 from bisenet_jax.errors import DataError
 
 
@@ -222,3 +222,17 @@ def test_fast_decoder_agrees_with_pillow(mode, flaw, tmp_path, monkeypatch):
         assert outcome() == by_pillow
     finally:
         decode._kornia_png_decoder.cache_clear()
+
+
+def test_kind_of_a_label_map(tmp_path, picture, ids):
+    assert label_kind(save(tmp_path / "a.png", ids)) == "grey"
+    assert label_kind(save(tmp_path / "b.png", picture)) == "RGB"
+    Image.fromarray(ids).convert("P").save(tmp_path / "c.png")
+    assert label_kind(tmp_path / "c.png") == "palette"
+    # Only the header counts.
+    (tmp_path / "d.png").write_bytes((tmp_path / "c.png").read_bytes()[:26])
+    assert label_kind(tmp_path / "d.png") == "palette"
+    with pytest.raises(DataError, match=r"e\.png: content is no PNG"):
+        label_kind(save(tmp_path / "e.png", picture, format="JPEG"))
+    with pytest.raises(DataError, match=r"f\.png: cannot be read \(No such file"):
+        label_kind(tmp_path / "f.png")

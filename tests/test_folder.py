@@ -149,15 +149,3 @@ def test_damaged_file_is_named_when_read(root):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DataError, match=r"images/b\.png: cannot be decoded"):
         open_folder(root, "train", CAMVID)[2]
-
-
-@pytest.mark.skipif("BISENET_JAX_CAMVID" not in os.environ, reason="needs the CamVid frames")
-@pytest.mark.parametrize("split, count", [("train", 367), ("val", 101)])
-def test_camvid(split, count):
-    source = open_folder(os.environ["BISENET_JAX_CAMVID"], split, CAMVID)
-    assert len(source) == count
-    for index in range(0, count, 25):
-        example = source[index]
-        assert example["image"].shape == (360, 480, 3)
-        assert example["label"].shape == (360, 480)
-        assert set(np.unique(example["label"])) <= {*range(len(CAMVID)), 255}

@@ -18,11 +18,14 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE, ClassSet
+from bisenet_jax.data.classes import CAMVID, CAMVID_EXACT, CITYSCAPES, IGNORE, ClassSet
+from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.coding import Coding, colour_coding, first_few, id_coding, plain_ids
 from bisenet_jax.errors import ConfigError
 
-CLASS_SETS = {class_set.name: class_set for class_set in (CITYSCAPES, CAMVID)}
+CLASS_SETS = {
+    class_set.name: class_set for class_set in (CITYSCAPES, CAMVID, CAMVID_EXACT, COCO_STUFF)
+}
 
 _KEYS = {"name", "classes", "masks", "ignored_values", "ignored_colours"}
 _CLASS_KEYS = {"name", "colour", "values"}

@@ -31,17 +31,17 @@ _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6:
 
 def read_image(path: str | Path) -> np.ndarray:
     """The JPEG or PNG picture in a file: `[H, W, 3] uint8` RGB, read-only."""
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(read_bytes(path), str(path))
 
 
 def read_label(path: str | Path) -> np.ndarray:
     """The label map in a PNG file: `[H, W] uint8` class ids, read-only."""
-    return decode_label(_read_bytes(path), str(path))
+    return decode_label(read_bytes(path), str(path))
 
 
 def read_colours(path: str | Path) -> np.ndarray:
     """The colour-coded label map in a PNG file: `[H, W, 3] uint8` RGB, read-only."""
-    return decode_colours(_read_bytes(path), str(path))
+    return decode_colours(read_bytes(path), str(path))
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -114,13 +114,33 @@ def decode_colours(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def label_kind(path: str | Path) -> str:
+    """What a PNG label map stores, from its header: grey, palette, RGB, ...; no pixel is read.
+
+    Grey maps hold ids and RGB maps colours; a palette map may be meant either way.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        raise DataError(f"{path}: content is no PNG; fetch it again or save it as PNG")
+    return _PNG_COLOUR_TYPES.get(head[25], "PNG")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file, or a DataError that names it."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+    )
 
 
 def _open(data: bytes, name: str, *, formats: tuple[str, ...]) -> Image.Image:

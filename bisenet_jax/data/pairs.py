@@ -7,9 +7,11 @@ says what the label maps mean; `PairSource` reads them.
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from bisenet_jax.data.coding import Coding, first_few
+import numpy as np
+
+from bisenet_jax.data.coding import first_few
 from bisenet_jax.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image
 from bisenet_jax.data.example import Example
 from bisenet_jax.errors import DataError
@@ -23,10 +25,18 @@ class Pair(NamedTuple):
     label: Path
 
 
+class LabelReader(Protocol):
+    """What reads label maps: a coding of PNG files, or of another kind of file."""
+
+    def read(self, path: Path) -> np.ndarray: ...
+
+    def fingerprint(self) -> str: ...
+
+
 class PairSource:
     """The labelled pictures of one split. Can be pickled, and read by many threads."""
 
-    def __init__(self, pairs: Sequence[Pair], coding: Coding) -> None:
+    def __init__(self, pairs: Sequence[Pair], coding: LabelReader) -> None:
         self.pairs = list(pairs)
         self.coding = coding
 
@@ -66,6 +76,9 @@ def pair_by_stem(
     images: Iterable[Path],
     labels: Iterable[Path],
     stem_of_label: Callable[[str], str] = str,
+    *,
+    folders: tuple[str, str] = ("images", "labels"),
+    label_suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> list[Pair]:
     """Pictures and label maps of equal stems, sorted by name.
 
@@ -74,19 +87,27 @@ def pair_by_stem(
         images: files; those without a picture's suffix, and hidden ones, do not count.
         labels: likewise.
         stem_of_label: from the stem of a label map to that of its picture.
+        folders: of pictures and of label maps within the split's, for error messages.
+        label_suffixes: of label maps, in small letters.
 
     Raises:
         DataError: lists what has no partner or is there twice.
     """
     pictures = _by_stem(images, IMAGE_SUFFIXES, str)
-    maps = _by_stem(labels, LABEL_SUFFIXES, stem_of_label)
+    maps = _by_stem(labels, label_suffixes, stem_of_label)
+    image_folder, label_folder = folders
     if not pictures and not maps:
         raise DataError(
             f"{folder}: split is empty; put pictures ({', '.join(IMAGE_SUFFIXES)}) into "
-            "images/ and label maps (.png) of the same names into labels/"
+            f"{image_folder}/ and label maps ({', '.join(label_suffixes)}) of the same names "
+            f"into {label_folder}/"
         )
-    _refuse_singles(folder, "images/ without a label map in labels/", pictures, maps)
-    _refuse_singles(folder, "labels/ without a picture in images/", maps, pictures)
+    _refuse_singles(
+        folder, f"{image_folder}/ without a label map in {label_folder}/", pictures, maps
+    )
+    _refuse_singles(
+        folder, f"{label_folder}/ without a picture in {image_folder}/", maps, pictures
+    )
     return [Pair(name, pictures[name], maps[name]) for name in sorted(pictures)]
 
 
@@ -125,6 +146,6 @@ def _refuse_singles(
     if singles:
         raise DataError(
             f"{folder}: {len(singles)} of {len(files)} files in {what}: {first_few(singles)}; "
-            f"every picture ({', '.join(IMAGE_SUFFIXES)}) needs a label map (.png) of the same "
-            "name: add the missing files or remove these"
+            f"every picture ({', '.join(IMAGE_SUFFIXES)}) needs a label map of the same name, "
+            "and the other way round: add the missing files or remove these"
         )

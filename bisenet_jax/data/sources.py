@@ -2,11 +2,14 @@
 
 from collections.abc import Generator
 
-from bisenet_jax.config import Config, DataConfig
+from bisenet_jax.config import SOURCES, Config, DataConfig
 from bisenet_jax.data import folder
 from bisenet_jax.data.cache import CacheableSource, open_cache
+from bisenet_jax.data.camvid import open_camvid
 from bisenet_jax.data.class_sets import find_labelling
-from bisenet_jax.data.classes import CITYSCAPES, ClassSet
+from bisenet_jax.data.classes import CAMVID, CAMVID_EXACT, CITYSCAPES, ClassSet
+from bisenet_jax.data.coco_stuff import open_coco_stuff
+from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.example import Batch, Source
 from bisenet_jax.data.loader import training_batches
 from bisenet_jax.data.pairs import PairSource
@@ -19,10 +22,18 @@ def open_source(config: DataConfig, split: str) -> CacheableSource:
     class_set, coding = find_labelling(config.classes)
     if config.source == "folder":
         return PairSource(folder.list_pairs(config.root, split), coding)
+    if config.source == "camvid":
+        require_class_set(config, class_set, (CAMVID, CAMVID_EXACT))
+        return open_camvid(config.root, split, class_set)
+    if config.source == "coco_stuff":
+        require_class_set(config, class_set, (COCO_STUFF,))
+        return open_coco_stuff(config.root, split)
     if config.source == "synthetic":
         require_class_set(config, class_set, (CITYSCAPES,))
         return _open_streets(config, split)
-    raise ConfigError(f"data source {config.source!r} is not known: synthetic or folder")
+    raise ConfigError(
+        f"data source {config.source!r} is not known; choose from {', '.join(SOURCES)}"
+    )
 
 
 def open_training_source(config: DataConfig) -> Source:
