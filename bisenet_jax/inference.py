@@ -57,10 +57,14 @@ def predict_logits(
     """
     chex.assert_rank(images, 4)
     chex.assert_type(images, jnp.uint8)
-    height, width = images.shape[1:3]
+    return input_logits(model, variables, normalization.normalize(images))
+
+
+def input_logits(model: BiSeNetV2, variables: PyTree, inputs: jax.Array) -> jax.Array:
+    """Logits at the size of normalised inputs, `[B, H, W, 3] -> float32 [B, H, W, classes]`."""
+    height, width = inputs.shape[1:3]
     padding = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
-    inputs = jnp.pad(normalization.normalize(images), padding)
-    outputs = cast(Outputs, model.apply(variables, inputs, is_training=False))
+    outputs = cast(Outputs, model.apply(variables, jnp.pad(inputs, padding), is_training=False))
     return upsample(outputs.logits, LOGITS_STRIDE)[:, :height, :width]
 
 

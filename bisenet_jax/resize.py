@@ -1,4 +1,5 @@
-"""Enlarging feature maps by a whole factor: exact and separable.
+"""Resizing of pictures and feature maps, separable: `upsample` by a whole factor, `resize` to any
+size.
 
 Three conventions exist in public code and give different numbers, so each has its name:
 
@@ -28,6 +29,28 @@ def upsample(x: jax.Array, factor: int, method: str = "bilinear") -> jax.Array:
             x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
         return x
     return _upsample_axis(_upsample_axis(x, factor, axis=1), factor, axis=2)
+
+
+def resize(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear with half-pixel centres and two taps a side, `[B, H, W, C]` in its own dtype.
+
+    As PyTorch's `interpolate` and OpenCV do it: nothing is smoothed before shrinking, and
+    halving an even size gives the mean of two by two pixels.
+    """
+    return _resize_axis(_resize_axis(x, height, axis=1), width, axis=2)
+
+
+def _resize_axis(x: jax.Array, size: int, *, axis: int) -> jax.Array:
+    old = x.shape[axis]
+    if size == old:
+        return x
+    position = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
+    low = np.floor(position).astype(np.int32)
+    high = np.minimum(low + 1, old - 1)
+    shape = [1] * x.ndim
+    shape[axis] = size
+    weight = jnp.asarray((position - low).reshape(shape), x.dtype)
+    return x.take(low, axis) * (1 - weight) + x.take(high, axis) * weight
 
 
 def _upsample_axis(x: jax.Array, factor: int, *, axis: int) -> jax.Array:

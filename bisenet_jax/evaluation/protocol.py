@@ -1,0 +1,181 @@
+"""How a picture becomes a label map when it counts: the protocols, by name.
+
+The paper scores `half`: the network sees 1024x512 of a 2048x1024 frame, and its answer goes
+back to 2048x1024. Public repositories quote `full`. Their numbers differ by two points and
+more on the same weights, so that a score without its protocol says little. Labels are never
+resized.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.inference import input_logits
+from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.normalization import Normalization
+from bisenet_jax.resize import resize
+
+PyTree = Any
+Network = Callable[[jax.Array], jax.Array]
+
+NAMES = {"full": 1.0, "half": 0.5}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to score.
+
+    Attributes:
+        name: full or half: how large the network sees a picture at scale 1.
+        scales: factors on top; the probabilities of all views are averaged.
+        flips: whether each view is seen mirrored as well.
+        crop: height and width of a window that slides over each view; None sees it whole.
+        stride: of the window, downwards and to the right.
+    """
+
+    name: str = "full"
+    scales: tuple[float, ...] = (1.0,)
+    flips: bool = False
+    crop: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ConfigError(f"protocol {self.name!r} is not known; choose from {list(NAMES)}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ConfigError(f"scales {self.scales} must be positive, such as 0.5,1,1.5")
+        if (self.crop is None) != (self.stride is None):
+            raise ConfigError("a sliding window needs both, its size and its stride")
+        if self.crop is not None and self.stride is not None:
+            for size, step in zip(self.crop, self.stride, strict=True):
+                if not 1 <= step <= size:
+                    raise ConfigError(
+                        f"stride {step} must be from 1 to the window's {size}: a longer one "
+                        "leaves pixels out"
+                    )
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The network's input size over the picture's, of each view."""
+        return tuple(NAMES[self.name] * scale for scale in self.scales)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each picture is seen once, whole and at its own size."""
+        return self == Protocol()
+
+    def __str__(self) -> str:
+        base = {"full": "network input at full size", "half": "network input at half size"}
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        parts = [
+            f"protocol {self.name} ({base[self.name]}, logits back to full size)",
+            "single scale" if self.scales == (1.0,) else f"scales {scales}",
+            "mirrored as well" if self.flips else "no flip",
+        ]
+        if self.crop is not None and self.stride is not None:
+            (height, width), (down, right) = self.crop, self.stride
+            parts.append(f"sliding window {width}x{height}, stride {right}x{down}")
+        return ", ".join(parts)
+
+
+def predict_by_protocol(
+    model: BiSeNetV2,
+    variables: PyTree,
+    images: jax.Array,
+    sizes: jax.Array,
+    normalization: Normalization,
+    protocol: Protocol,
+) -> jax.Array:
+    """The most likely class of each pixel under a protocol, `uint8 [B, H, W]`.
+
+    Args:
+        variables: without boosters.
+        images: `[B, H, W, 3] uint8`; beyond its own size a picture is filler.
+        sizes: `[B, 2] int32`, height and width of each picture. Only under the plain protocol
+            may they be smaller than H and W: the rest is seen as the mean colour, with which
+            inference pads to the network's stride anyway.
+    """
+
+    def network(inputs: jax.Array) -> jax.Array:
+        return input_logits(model, variables, inputs)
+
+    height, width = images.shape[1:3]
+    rows, columns = jnp.arange(height).reshape(1, -1, 1), jnp.arange(width).reshape(1, 1, -1)
+    is_inside = (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+    inputs = jnp.where(is_inside[..., None], normalization.normalize(images), 0.0)
+    if protocol.is_plain:
+        scores = network(inputs)
+    else:
+        scores = view_probabilities(network, inputs, protocol)
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+
+def view_probabilities(network: Network, inputs: jax.Array, protocol: Protocol) -> jax.Array:
+    """Mean class probabilities over the views, `[B, H, W, 3] -> [B, H, W, N] float32`.
+
+    Of a whole view the logits are enlarged to H x W before the softmax; of a sliding window,
+    whose overlapping answers are averaged as probabilities, the average is enlarged.
+    """
+    height, width = inputs.shape[1:3]
+    total: jax.Array | float = 0.0
+    for factor in protocol.factors:
+        view = resize(inputs, max(round(height * factor), 1), max(round(width * factor), 1))
+        for is_mirrored in (False, True) if protocol.flips else (False,):
+            seen = view[:, :, ::-1] if is_mirrored else view
+            if protocol.crop is None or protocol.stride is None:
+                scores = jax.nn.softmax(resize(network(seen), height, width), axis=-1)
+            else:
+                windows = slide(network, seen, protocol.crop, protocol.stride)
+                scores = resize(windows, height, width)
+            total += scores[:, :, ::-1] if is_mirrored else scores
+    return total / (len(protocol.factors) * (1 + protocol.flips))
+
+
+def slide(
+    network: Network, inputs: jax.Array, crop: tuple[int, int], stride: tuple[int, int]
+) -> jax.Array:
+    """Mean probabilities of a window that slides over `[B, h, w, 3]`: `[B, h, w, N] float32`.
+
+    A picture smaller than the window is padded with zeros, the mean colour, below and to the
+    right. The last window of a row or column ends at the edge, so that every pixel is covered.
+    """
+    batch, height, width = inputs.shape[:3]
+    rows, columns = max(height, crop[0]), max(width, crop[1])
+    inputs = jnp.pad(inputs, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
+    corners = np.array(
+        [
+            (top, left)
+            for top in window_starts(rows, crop[0], stride[0])
+            for left in window_starts(columns, crop[1], stride[1])
+        ],
+        np.int32,
+    )
+    classes = jax.eval_shape(network, inputs[:, : crop[0], : crop[1]]).shape[-1]
+
+    def add(
+        sums: tuple[jax.Array, jax.Array], corner: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        total, count = sums
+        start = (0, corner[0], corner[1], 0)
+        window = jax.lax.dynamic_slice(inputs, start, (batch, *crop, inputs.shape[-1]))
+        answer = jax.nn.softmax(network(window), axis=-1)
+        before = jax.lax.dynamic_slice(total, start, answer.shape)
+        total = jax.lax.dynamic_update_slice(total, before + answer, start)
+        seen = jax.lax.dynamic_slice(count, start, (1, *crop, 1))
+        return (total, jax.lax.dynamic_update_slice(count, seen + 1, start)), None
+
+    # One program for all windows: unrolled, each would be compiled by itself.
+    nothing = jnp.zeros((batch, rows, columns, classes)), jnp.zeros((1, rows, columns, 1))
+    (total, count), _ = jax.lax.scan(add, nothing, corners)
+    return (total / count)[:, :height, :width]
+
+
+def window_starts(size: int, crop: int, stride: int) -> Iterator[int]:
+    """Where windows begin along one axis; the last one ends at the edge."""
+    yield from range(0, size - crop, stride)
+    yield size - crop
