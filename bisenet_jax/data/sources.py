@@ -1,14 +1,16 @@
 """From a configuration to the frames of one split."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 from bisenet_jax.config import Config, DataConfig
-from bisenet_jax.data import folder
+from bisenet_jax.data import cityscapes, folder
 from bisenet_jax.data.class_sets import find_labelling
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Batch, Source
 from bisenet_jax.data.loader import training_batches
 from bisenet_jax.data.pairs import PairSource
+from bisenet_jax.data.records import CityscapesRecords, is_described, records_folder
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -21,7 +23,12 @@ def open_source(config: DataConfig, split: str) -> Source:
     if config.source == "synthetic":
         require_class_set(config, class_set, (CITYSCAPES,))
         return _open_streets(config, split)
-    raise ConfigError(f"data source {config.source!r} is not known: synthetic or folder")
+    if config.source == "cityscapes":
+        require_class_set(config, class_set, (CITYSCAPES,))
+        return _open_cityscapes(Path(config.root).expanduser(), split)
+    raise ConfigError(
+        f"data source {config.source!r} is not known: synthetic, folder or cityscapes"
+    )
 
 
 def open_batches(
@@ -51,6 +58,13 @@ def require_class_set(
             f"config.data.classes {config.classes!r} does not fit the source "
             f"{config.source!r}, which shows the classes of {names}"
         )
+
+
+def _open_cityscapes(root: Path, split: str) -> Source:
+    is_extracted = (root / cityscapes.IMAGE_FOLDER).is_dir()
+    if is_extracted and not is_described(records_folder(root)):
+        return PairSource(cityscapes.list_pairs(root, split), cityscapes.coding_of(split))
+    return CityscapesRecords(root, split)
 
 
 def _open_streets(config: DataConfig, split: str) -> SyntheticStreets:
