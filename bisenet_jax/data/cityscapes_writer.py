@@ -24,7 +24,6 @@ from bisenet_jax.data.records import (
 from bisenet_jax.data.shard import partial_path, read_ends, write_shard, writing
 from bisenet_jax.errors import DataError
 
-
 DATASET_NAME = DATASET.partition("/")[0]
 
 
