@@ -30,7 +30,7 @@ from bisenet_jax.data.cityscapes import (
     LABEL_ID_OF,
 )
 from bisenet_jax.data.cityscapes_archives import ZIPS
-from bisenet_jax.data.synthetic import draw_street
+from bisenet_jax.data.synthetic import SMALLEST, draw_street
 from bisenet_jax.errors import ConfigError
 
 TOWNS = {"train": ("altdorf", "neudorf"), "val": ("mittelhausen",), "test": ("hinterwald",)}
@@ -38,8 +38,8 @@ TOWNS = {"train": ("altdorf", "neudorf"), "val": ("mittelhausen",), "test": ("hi
 _FRAMES = flags.DEFINE_integer("frames", 32, "Of the split train.", lower_bound=1)
 _VAL = flags.DEFINE_integer("val", 8, "Frames of the split val.", lower_bound=0)
 _TEST = flags.DEFINE_integer("test", 0, "Frames of the split test.", lower_bound=0)
-_HEIGHT = flags.DEFINE_integer("height", 1024, "Of a frame, in pixels.")
-_WIDTH = flags.DEFINE_integer("width", 2048, "Of a frame, in pixels.")
+_HEIGHT = flags.DEFINE_integer("height", 1024, "Of a frame, in pixels.", lower_bound=SMALLEST)
+_WIDTH = flags.DEFINE_integer("width", 2048, "Of a frame, in pixels.", lower_bound=SMALLEST)
 _EXTRACTED = flags.DEFINE_bool("extracted", False, "Write folders instead of zips.")
 
 # Of one frame, its place in the archive and its bytes, for each of the two archives.
