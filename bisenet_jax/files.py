@@ -1,8 +1,9 @@
 """Files that are whole or not there: a reader never sees a part of one."""
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Another text whenever a file is another, by its path, size and time of change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        line = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

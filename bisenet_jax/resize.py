@@ -1,5 +1,4 @@
-"""Resizing of pictures and feature maps, separable: `upsample` by a whole factor, `resize` to any
-size.
+"""Resizing of pictures and feature maps: `upsample` by a whole factor, `resize` to any size.
 
 Three conventions exist in public code and give different numbers, so each has its name:
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from bisenet_jax.data.cityscapes import LABEL_IDS
 from bisenet_jax.data.classes import CITYSCAPES, IGNORE
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.evaluation.instances import (
     AVERAGE_SIZES,
-    LABEL_IDS,
     InstanceCounts,
     InstanceScores,
     count_instances,

@@ -4,7 +4,6 @@ A layout (`folder`, `camvid`, `coco_stuff`, `cityscapes`) lists the pairs of a s
 says what the label maps mean; `PairSource` reads them.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +14,7 @@ from bisenet_jax.data.coding import first_few
 from bisenet_jax.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image
 from bisenet_jax.data.example import Example
 from bisenet_jax.errors import DataError
+from bisenet_jax.files import fingerprint
 
 
 class Pair(NamedTuple):
@@ -62,13 +62,8 @@ class PairSource:
 
     def fingerprint(self) -> str:
         """Another text whenever a file or the coding is another."""
-        digest = hashlib.sha256(self.coding.fingerprint().encode())
-        for pair in self.pairs:
-            for path in (pair.image, pair.label):
-                status = path.stat()
-                line = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n"
-                digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        files = fingerprint(path for pair in self.pairs for path in (pair.image, pair.label))
+        return f"{files} {self.coding.fingerprint()}"
 
 
 def pair_by_stem(

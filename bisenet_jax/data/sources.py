@@ -1,9 +1,10 @@
 """From a configuration to the frames of one split."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 from bisenet_jax.config import SOURCES, Config, DataConfig
-from bisenet_jax.data import folder
+from bisenet_jax.data import cityscapes, folder
 from bisenet_jax.data.cache import CacheableSource, open_cache
 from bisenet_jax.data.camvid import open_camvid
 from bisenet_jax.data.class_sets import find_labelling
@@ -13,6 +14,7 @@ from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.example import Batch, Source
 from bisenet_jax.data.loader import training_batches
 from bisenet_jax.data.pairs import PairSource
+from bisenet_jax.data.records import CityscapesRecords, is_described, records_folder
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -31,6 +33,9 @@ def open_source(config: DataConfig, split: str) -> CacheableSource:
     if config.source == "synthetic":
         require_class_set(config, class_set, (CITYSCAPES,))
         return _open_streets(config, split)
+    if config.source == "cityscapes":
+        require_class_set(config, class_set, (CITYSCAPES,))
+        return _open_cityscapes(Path(config.root).expanduser(), split)
     raise ConfigError(
         f"data source {config.source!r} is not known; choose from {', '.join(SOURCES)}"
     )
@@ -71,6 +76,13 @@ def require_class_set(
             f"config.data.classes {config.classes!r} does not fit the source "
             f"{config.source!r}, which shows the classes of {names}"
         )
+
+
+def _open_cityscapes(root: Path, split: str) -> CacheableSource:
+    is_extracted = (root / cityscapes.IMAGE_FOLDER).is_dir()
+    if is_extracted and not is_described(records_folder(root)):
+        return PairSource(cityscapes.list_pairs(root, split), cityscapes.coding_of(split))
+    return CityscapesRecords(root, split)
 
 
 def _open_streets(config: DataConfig, split: str) -> SyntheticStreets:

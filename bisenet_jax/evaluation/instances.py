@@ -15,13 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bisenet_jax.data.cityscapes import LABEL_IDS
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import DataError
 from bisenet_jax.evaluation.metrics import mean_of_present, ratio
 
-# Label ids of the train ids 0 to 18 (cityscapesScripts, helpers/labels.py). The other ids from
-# 0 to 33 are not scored.
-LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
 # Mean pixels of an object (cityscapesScripts, evalPixelLevelSemanticLabeling.py). Classes that
 # are not named have no objects.

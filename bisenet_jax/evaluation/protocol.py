@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.inference import input_logits
@@ -122,7 +121,7 @@ def view_probabilities(network: Network, inputs: jax.Array, protocol: Protocol) 
     whose overlapping answers are averaged as probabilities, the average is enlarged.
     """
     height, width = inputs.shape[1:3]
-    total: jax.Array | float = 0.0
+    total = jnp.float32(0)
     for factor in protocol.factors:
         view = resize(inputs, max(round(height * factor), 1), max(round(width * factor), 1))
         for is_mirrored in (False, True) if protocol.flips else (False,):
@@ -147,13 +146,12 @@ def slide(
     batch, height, width = inputs.shape[:3]
     rows, columns = max(height, crop[0]), max(width, crop[1])
     inputs = jnp.pad(inputs, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
-    corners = np.array(
+    corners = jnp.array(
         [
             (top, left)
             for top in window_starts(rows, crop[0], stride[0])
             for left in window_starts(columns, crop[1], stride[1])
-        ],
-        np.int32,
+        ]
     )
     classes = jax.eval_shape(network, inputs[:, : crop[0], : crop[1]]).shape[-1]
 
