@@ -4,11 +4,13 @@ The only file that says mesh. Under `jax.jit` XLA inserts the sums over devices 
 gradients, batch statistics and losses are those of the global batch whatever the device count.
 """
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bisenet_jax.errors import ConfigError
@@ -17,7 +19,10 @@ PyTree = Any
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis `data` over the given devices, by default all of them."""
+    """A mesh with the one axis `data` over the given devices, by default all of them.
+
+    Evaluation takes `jax.local_devices()`: its processes then need not keep in step.
+    """
     devices = jax.devices() if devices is None else devices
     # Auto axes: under Explicit ones, jax's default, a sort or a selection along a sharded
     # batch has to be annotated by hand.
@@ -60,7 +65,32 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_evaluate_step(step: Callable, mesh: Mesh) -> Callable:
-    """Jit `(variables, batch) -> (confusion, labels)`; nothing is donated."""
+    """Jit `(variables, batch) -> (confusion, labels)`, both by image; nothing is donated."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=(everywhere, split))
+    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=(split, split))
+
+
+def gather_arrays(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of all processes, in their order; shapes may differ between processes."""
+    if jax.process_count() == 1:
+        return [arrays]
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    data = np.frombuffer(file.getvalue(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([data.size]))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    shares = []
+    for row, length in zip(rows, lengths.ravel(), strict=True):
+        with np.load(io.BytesIO(row[: int(length)].tobytes()), allow_pickle=False) as share:
+            shares.append(dict(share))
+    return shares
+
+
+def local_copy(tree: PyTree) -> PyTree:
+    """Arrays that are on every device, as this process's own."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), tree)

@@ -1,5 +1,10 @@
-"""Score a split: every image once, whole, at its own size, into one confusion matrix."""
+"""Score a split: every image once, under a named protocol, into one confusion matrix.
 
+Memory does not grow with the split but for a few integers per image, from which the interval
+of mIoU is drawn. Labels are never resized.
+"""
+
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,15 +13,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bisenet_jax import parallel
+from bisenet_jax.config import STRIDE
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.example import Example
-from bisenet_jax.evaluation.metrics import confusion_matrix
-from bisenet_jax.inference import predict_labels
+from bisenet_jax.evaluation.bootstrap import image_counts
+from bisenet_jax.evaluation.metrics import confusion_matrix_per_image
+from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.normalization import Normalization
 
 PyTree = Any
-EvaluateStep = Callable[[PyTree, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
+Arrays = dict[str, jax.Array]
+EvaluateStep = Callable[[PyTree, Arrays], tuple[jax.Array, jax.Array]]
+
+MANY_PROGRAMS = 24
 
 
 class Evaluation(NamedTuple):
@@ -24,27 +34,36 @@ class Evaluation(NamedTuple):
 
     Attributes:
         confusion: `[N, N] int64`, row = truth, column = prediction.
+        image_counts: `[I, 2, N] int32`, hits and unions of each image, in the split's order.
         images: how many images were scored.
         ignored: pixels that carry no class.
         sizes: the image sizes met, `(height, width)` to their number.
+        programs: how many shapes were compiled.
     """
 
     confusion: np.ndarray
+    image_counts: np.ndarray
     images: int
     ignored: int
     sizes: dict[tuple[int, int], int]
+    programs: int
 
 
 def make_evaluate_step(
-    model: BiSeNetV2, normalization: Normalization, mesh: Mesh
+    model: BiSeNetV2, normalization: Normalization, mesh: Mesh, protocol: Protocol | None = None
 ) -> EvaluateStep:
-    """The compiled `(variables, batch) -> (confusion [N, N] int32, labels [B, H, W] uint8)`."""
+    """The compiled `(variables, batch) -> (confusion, labels)` of one protocol.
 
-    def evaluate_step(
-        variables: PyTree, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        predictions = predict_labels(model, variables, batch["image"], normalization)
-        confusion = confusion_matrix(batch["label"], predictions, model.num_classes)
+    A batch is `image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `size [B, 2] int32`; the
+    results are `[B, N, N] int32` and `[B, H, W] uint8`.
+    """
+    protocol = protocol or Protocol()
+
+    def evaluate_step(variables: PyTree, batch: Arrays) -> tuple[jax.Array, jax.Array]:
+        predictions = predict_by_protocol(
+            model, variables, batch["image"], batch["size"], normalization, protocol
+        )
+        confusion = confusion_matrix_per_image(batch["label"], predictions, model.num_classes)
         return confusion, predictions
 
     return parallel.compile_evaluate_step(evaluate_step, mesh)
@@ -58,60 +77,129 @@ def evaluate(
     num_classes: int,
     batch_size: int,
     mesh: Mesh,
+    protocol: Protocol | None = None,
+    bucket: int = STRIDE,
     visit: Callable[[Example, np.ndarray], None] | None = None,
 ) -> Evaluation:
-    """Sum the confusion matrices of all examples; neither batch size nor devices change it.
+    """Count all examples; neither batch size nor devices nor order change the sums.
+
+    With several processes each gives its own share of the examples, in `evaluation_examples`'
+    way, and all of them call this; each then holds the counts of all.
 
     Args:
-        step: from `make_evaluate_step`.
+        step: from `make_evaluate_step`, of the same mesh and protocol.
         variables: without boosters.
-        examples: of any sizes; each size is batched, and compiled, by itself.
+        examples: of any sizes; what has one bucket is batched, and compiled, together.
         num_classes: N.
         batch_size: divisible by the number of devices.
-        mesh: of the step.
+        mesh: of this process's own devices.
+        bucket: sizes are rounded up to multiples of it, the rest is seen as the mean colour.
+            At the network's stride, the default, that changes nothing, as inference pads so
+            far anyway; a larger one means fewer programs and slightly other numbers. Under
+            other protocols than the plain one, each size is by itself.
         visit: called with each example and its prediction `[H, W] uint8`.
     """
+    protocol = protocol or Protocol()
+    unit = bucket if protocol.is_plain else 1
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    images, pixels = 0, 0
+    counts: dict[int, np.ndarray] = {}
+    pixels = 0
     sizes: dict[tuple[int, int], int] = {}
+    shapes: set[tuple[int, int]] = set()
+    is_warned = False
     # One batch is in flight while the next is gathered.
     for batch, result in _delayed(
-        (batch, step(variables, parallel.split_batch(_pad(batch, batch_size), mesh)))
-        for batch in _batches_of_one_size(examples, batch_size)
+        (batch, step(variables, parallel.split_batch(_lay(batch, batch_size, unit), mesh)))
+        for batch in _batches_of_one_shape(enumerate(examples), batch_size, unit)
     ):
-        batch_confusion, predictions = result
-        confusion += np.asarray(batch_confusion, np.int64)
-        images += len(batch)
-        pixels += sum(example["label"].size for example in batch)
-        height, width = batch[0]["label"].shape
-        sizes[height, width] = sizes.get((height, width), 0) + len(batch)
-        if visit is not None:
-            for example, prediction in zip(batch, np.asarray(predictions), strict=False):
-                visit(example, prediction)
-    return Evaluation(confusion, images, pixels - int(confusion.sum()), sizes)
+        batch_confusion = np.asarray(result[0])[: len(batch)]
+        confusion += batch_confusion.sum(axis=0, dtype=np.int64)
+        counts |= zip((index for index, _ in batch), image_counts(batch_confusion), strict=True)
+        shapes.add(_shape(batch[0][1], unit))
+        if len(shapes) > MANY_PROGRAMS and not is_warned:
+            is_warned = True
+            cure = (
+                f"a larger --bucket than {bucket}" if protocol.is_plain else "resizing to few"
+            )
+            warnings.warn(
+                f"images of more than {MANY_PROGRAMS} shapes, for each of which a program is "
+                f"compiled; {cure} makes them fewer",
+                stacklevel=2,
+            )
+        predictions = np.asarray(result[1]) if visit is not None else None
+        for place, (_, example) in enumerate(batch):
+            height, width = example["label"].shape
+            pixels += height * width
+            sizes[height, width] = sizes.get((height, width), 0) + 1
+            if visit is not None and predictions is not None:
+                visit(example, predictions[place, :height, :width])
+    kept = np.zeros((len(counts), 2, num_classes), np.int32)
+    for index, values in counts.items():
+        kept[index] = values
+    return _over_processes(
+        Evaluation(
+            confusion, kept, len(kept), pixels - int(confusion.sum()), sizes, len(shapes)
+        )
+    )
 
 
-def _batches_of_one_size(
-    examples: Iterable[Example], batch_size: int
-) -> Iterator[list[Example]]:
-    waiting: dict[tuple[int, ...], list[Example]] = {}
-    for example in examples:
-        batch = waiting.setdefault(example["image"].shape, [])
-        batch.append(example)
+def _over_processes(own: Evaluation) -> Evaluation:
+    """What all processes counted; image i was scored by process i modulo their number."""
+    sizes = np.array([(*size, number) for size, number in own.sizes.items()], np.int64)
+    shares = parallel.gather_arrays(
+        {
+            "confusion": own.confusion,
+            "image_counts": own.image_counts,
+            "sizes": sizes.reshape(-1, 3),
+            "totals": np.array([own.images, own.ignored, own.programs]),
+        }
+    )
+    images, ignored, _ = np.sum([share["totals"] for share in shares], axis=0)
+    counts = np.zeros((images, *own.image_counts.shape[1:]), np.int32)
+    total_sizes: dict[tuple[int, int], int] = {}
+    for process, share in enumerate(shares):
+        counts[process :: len(shares)] = share["image_counts"]
+        for height, width, number in share["sizes"].tolist():
+            total_sizes[height, width] = total_sizes.get((height, width), 0) + number
+    return Evaluation(
+        confusion=np.sum([share["confusion"] for share in shares], axis=0),
+        image_counts=counts,
+        images=int(images),
+        ignored=int(ignored),
+        sizes=total_sizes,
+        programs=int(max(share["totals"][2] for share in shares)),
+    )
+
+
+def _shape(example: Example, unit: int) -> tuple[int, int]:
+    height, width = example["label"].shape
+    return height + -height % unit, width + -width % unit
+
+
+def _batches_of_one_shape(
+    examples: Iterable[tuple[int, Example]], batch_size: int, unit: int
+) -> Iterator[list[tuple[int, Example]]]:
+    waiting: dict[tuple[int, int], list[tuple[int, Example]]] = {}
+    for index, example in examples:
+        shape = _shape(example, unit)
+        batch = waiting.setdefault(shape, [])
+        batch.append((index, example))
         if len(batch) == batch_size:
-            yield waiting.pop(example["image"].shape)
+            yield waiting.pop(shape)
     yield from waiting.values()
 
 
-def _pad(batch: list[Example], batch_size: int) -> dict[str, np.ndarray]:
-    """Stack a batch; missing examples become black images whose every pixel is ignored."""
-    missing = batch_size - len(batch)
-    images = np.stack([example["image"] for example in batch])
-    labels = np.stack([example["label"] for example in batch])
-    return {
-        "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-        "label": np.pad(labels, ((0, missing), (0, 0), (0, 0)), constant_values=IGNORE),
-    }
+def _lay(batch: list[tuple[int, Example]], batch_size: int, unit: int) -> dict[str, np.ndarray]:
+    """Stack a batch; what is missing, in it or in an image, has ignored labels."""
+    shape = _shape(batch[0][1], unit)
+    image = np.zeros((batch_size, *shape, 3), np.uint8)
+    label = np.full((batch_size, *shape), IGNORE, np.uint8)
+    size = np.zeros((batch_size, 2), np.int32)
+    for place, (_, example) in enumerate(batch):
+        height, width = size[place] = example["label"].shape
+        image[place, :height, :width] = example["image"]
+        label[place, :height, :width] = example["label"]
+    return {"image": image, "label": label, "size": size}
 
 
 def _delayed(items: Iterable[Any]) -> Iterator[Any]:
