@@ -36,6 +36,7 @@ from bisenet_jax.normalization import Normalization
 from bisenet_jax.pictures import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import open_log
+from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
@@ -116,7 +117,11 @@ def train(options: config.Config, workdir: Path) -> dict:
             unread: tuple[int, Metrics, list[str]] | None = None
             for step in range(start_step + 1, total_steps + 1):
                 batch = pace.wait_for(batches)
-                arrays = {"image": batch["image"], "label": batch["label"]}
+                arrays = {
+                    "image": batch["image"],
+                    "label": batch["label"],
+                    "size": batch["size"],
+                }
                 state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
                 # The devices work on this step while the numbers of the last are read.
                 if unread is not None:
@@ -159,6 +164,7 @@ def check(options: config.Config, mesh: Mesh) -> None:
         raise ConfigError(
             "config.model.dtype float16 needs loss scaling to train; use bfloat16"
         )
+    check_class_weights(options.loss, len(find_class_set(options.data.classes)))
     for name in ("batch_size", "evaluate_batch_size"):
         parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
 

@@ -14,10 +14,15 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """`image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `name`: `B` strings."""
+    """`image [B, H, W, 3] uint8`, `label [B, H, W] uint8`, `name`: `B` strings.
+
+    `size [B, 2] int32` is the height and width of each frame, which lies at the top left of its
+    canvas; beyond it the canvas means nothing.
+    """
 
     image: np.ndarray
     label: np.ndarray
+    size: np.ndarray
     name: list[str]
 
 
