@@ -94,6 +94,7 @@ def test_one_device_equals_two(tiny_config):
     batch = {
         name: np.stack([example[name] for example in examples]) for name in ("image", "label")
     }
+    batch["size"] = np.tile(np.int32(batch["label"].shape[1:]), (4, 1))
     results = []
     for count in (1, 2):
         mesh = parallel.make_mesh(jax.devices()[:count])

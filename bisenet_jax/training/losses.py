@@ -51,8 +51,8 @@ def total_loss(
 def head_loss(logits: jax.Array, labels: jax.Array, config: LossConfig) -> jax.Array:
     """Mean cross-entropy of one head at the labels' resolution; 0 if every pixel is ignored.
 
-    With class weights it is the weighted mean, as PyTorch's: each pixel counts as much as its class
-    in numerator and denominator. Which pixels are hard is a matter of their unweighted losses.
+    With class weights it is the weighted mean as PyTorch takes it, divided by the sum of the
+    weights of the pixels that count. Hard pixels are chosen by their unweighted losses.
 
     Args:
         logits: `[B, h, w, N] float32`, enlarged bilinearly to the labels (paper, Figure 7).
