@@ -383,8 +383,9 @@ def test_a_crop_never_leaves_a_larger_frame(size):
     assert min(size) * min(scales) >= 32
     images, labels = (np.repeat(array, 200, axis=0) for array in random_frames(1, *size))
     config = replace(STILL, scales=scales, flip_probability=0.5)
-    _, classes = views(images, labels, config)
-    assert not (classes == IGNORE).any()
+    for config in (config, replace(config, scale_range=(0.5, 1.5))):
+        _, classes = views(images, labels, config)
+        assert not (classes == IGNORE).any()
 
 
 def test_what_lies_beyond_the_frame_is_never_read():

@@ -48,7 +48,7 @@ def augment(
     """Draw one random view of every frame.
 
     With `config.shrink` s, one output pixel stands for s x s pixels of the crop: the image is
-    their mean, the label that of the pixel which the centre falls into.
+    their mean, the label that of the pixel which the centre falls into. Colours change last.
 
     Args:
         key: of this batch.
@@ -61,7 +61,8 @@ def augment(
     Returns:
         images `[B, crop_height / s, crop_width / s, 3] float32`, normalised, and labels
         `[B, crop_height / s, crop_width / s] uint8`. Outside the frame the image is the mean
-        colour, the label ignored; across its border the two are mixed by their shares.
+        colour, the label ignored. A pixel across its border has the mean colour in proportion
+        to what lies outside, and a label if its centre lies inside.
     """
     keys = jax.random.split(key, images.shape[0])
     view = partial(_augment_frame, config=config, normalization=normalization)
@@ -92,8 +93,9 @@ def draw_windows(
 ) -> tuple[Window, Window]:
     """Rows and columns of a random crop; where one class fills too much of it, another place.
 
-    Scale and flip are drawn once. All tries are made side by side, and the first that will do
-    is taken: a loop would make the frames, and the devices, wait for each other.
+    Scale and flip are drawn once, places up to ten times; the last one counts, whatever is in
+    it. All are drawn side by side, and the first that will do is taken: in a loop, frames and
+    devices would wait for each other.
 
     Args:
         keys: four, for scale, row, column and flip.
@@ -143,7 +145,7 @@ def _is_varied(
 ) -> jax.Array:
     """Whether anything is labelled in the crop, and no class beyond its share of that.
 
-    Estimated on a grid of the crop's pixels: as cheap for a large frame as for a small one.
+    Estimated on a grid of the crop's pixels, whatever the size of the frame.
     """
     crop = config.crop_height, config.crop_width
     classes = _read_label(label, rows, columns, crop, _SHARE_STEP)
@@ -172,7 +174,7 @@ def sample_view(
         `[h, w] float32` from 0 to 1.
     """
     row, column = _source_positions(rows, crop[0]), _source_positions(columns, crop[1])
-    # A sum of strided reads: a mean over axes of a whole crop takes forty times as long.
+    # A sum of strided reads: on a CPU, a mean over axes of the crop takes forty times as long.
     reads = (
         _read_image(image, row[i::shrink], column[j::shrink], rows.size, columns.size)
         for i, j in product(range(shrink), repeat=2)
