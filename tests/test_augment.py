@@ -383,8 +383,8 @@ def test_a_crop_never_leaves_a_larger_frame(size):
     assert min(size) * min(scales) >= 32
     images, labels = (np.repeat(array, 200, axis=0) for array in random_frames(1, *size))
     config = replace(STILL, scales=scales, flip_probability=0.5)
-    for config in (config, replace(config, scale_range=(0.5, 1.5))):
-        _, classes = views(images, labels, config)
+    for scale_range in (None, (0.5, 1.5)):
+        _, classes = views(images, labels, replace(config, scale_range=scale_range))
         assert not (classes == IGNORE).any()
 
 
