@@ -36,6 +36,7 @@ from bisenet_jax.normalization import Normalization
 from bisenet_jax.pictures import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import open_log
+from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
@@ -153,6 +154,7 @@ def check(options: config.Config, mesh: Mesh) -> None:
         raise ConfigError(
             "config.model.dtype float16 needs loss scaling to train; use bfloat16"
         )
+    check_class_weights(options.loss, len(find_class_set(options.data.classes)))
     for name in ("batch_size", "evaluate_batch_size"):
         parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import astuple, replace
 from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,18 @@ import numpy as np
 import pytest
 from jax.extend import core
 
+from bisenet_jax import parallel
 from bisenet_jax.config import AugmentConfig
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.training.augment import Window, augment, sample_view
+from bisenet_jax.training.augment import Window, augment, draw_windows, sample_view
 
 # Leaves pixels as they are, so that tests can read them.
 PLAIN = Normalization(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 STILL = AugmentConfig(crop_height=32, crop_width=32, scales=(1.0,), flip_probability=0.0)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
-compiled_view = jax.jit(sample_view, static_argnums=4)
+compiled_view = jax.jit(sample_view, static_argnums=(4, 5))
 
 
 def random_frames(*shape: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,51 +37,189 @@ def compiled_augment(fields: tuple, normalization: Normalization):
     return jax.jit(partial(augment, config=AugmentConfig(*fields), normalization=normalization))
 
 
-def views(images, labels, config, *, seed=0, normalization=PLAIN):
+def whole(images: np.ndarray) -> np.ndarray:
+    """The sizes of frames that fill their canvas."""
+    return np.tile(np.int32(images.shape[1:3]), (len(images), 1))
+
+
+def views(images, labels, config, *, sizes=None, seed=0, normalization=PLAIN):
     run = compiled_augment(astuple(config), normalization)
-    return tuple(map(np.asarray, run(jax.random.key(seed), images, labels)))
+    sizes = whole(images) if sizes is None else sizes
+    return tuple(map(np.asarray, run(jax.random.key(seed), images, labels, sizes)))
 
 
-def window(scale: float, offset: float, is_flipped: bool = False) -> Window:
-    return Window(jnp.float32(scale), jnp.float32(offset), jnp.asarray(is_flipped))
+def window(size: int, scale: float, offset: float, is_flipped: bool = False) -> Window:
+    return Window(
+        jnp.int32(size), jnp.float32(scale), jnp.float32(offset), jnp.asarray(is_flipped)
+    )
 
 
-def view_by_loop(image, label, scale, offsets, flips, crop):
-    """Each output pixel: undo the flip, the crop and the scale, then look at the source."""
-    height, width = label.shape
-    pixels, classes = np.zeros((*crop, 3)), np.full(crop, IGNORE)
-    for row, column in np.ndindex(*crop):
+class View(NamedTuple):
+    """What is drawn for one frame; of each pair, the first is for rows."""
+
+    scale: float
+    offsets: tuple[float, float]
+    flips: tuple[bool, bool]
+    crop: tuple[int, int]
+
+    def source(self, row: float, column: float) -> tuple[float, ...]:
+        """A place in the crop: undo the flip, the crop and the scale."""
         place = []
-        for output, size, offset, flip in zip((row, column), crop, offsets, flips, strict=True):
+        for output, size, offset, flip in zip(
+            (row, column), self.crop, self.offsets, self.flips, strict=True
+        ):
             output = size - 1 - output if flip else output
-            place.append((output + offset + 0.5) / scale - 0.5)
-        y, x = place
+            place.append((output + offset + 0.5) / self.scale - 0.5)
+        return tuple(place)
+
+
+def labels_by_loop(label: np.ndarray, view: View, step: int) -> np.ndarray:
+    """The pixel that the centre of every `step` x `step` pixels of the crop falls into."""
+    classes = np.full([size // step for size in view.crop], IGNORE)
+    for row, column in np.ndindex(*classes.shape):
+        centre = (row * step + (step - 1) / 2, column * step + (step - 1) / 2)
+        i, j = (math.floor(place + 0.5) for place in view.source(*centre))
+        if 0 <= i < label.shape[0] and 0 <= j < label.shape[1]:
+            classes[row, column] = label[i, j]
+    return classes
+
+
+def pixels_by_loop(image: np.ndarray, view: View, shrink: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of `shrink` x `shrink` bilinear reads each, and how many of them lie inside."""
+    height, width = image.shape[:2]
+    shape = [size // shrink for size in view.crop]
+    pixels, inside = np.zeros((*shape, 3)), np.zeros(shape)
+    for row, column, i, j in np.ndindex(*shape, shrink, shrink):
+        y, x = view.source(row * shrink + i, column * shrink + j)
         for down, across in np.ndindex(2, 2):
             i, j = math.floor(y) + down, math.floor(x) + across
-            weight = (1 - abs(y - i)) * (1 - abs(x - j))
-            pixels[row, column] += weight * image[np.clip(i, 0, height - 1)][
-                np.clip(j, 0, width - 1)
-            ].astype(float)
-        i, j = math.floor(y + 0.5), math.floor(x + 0.5)
-        if 0 <= i < height and 0 <= j < width:
-            classes[row, column] = label[i, j]
-    return pixels, classes
+            weight = (1 - abs(y - i)) * (1 - abs(x - j)) / shrink**2
+            i, j = np.clip(i, 0, height - 1), np.clip(j, 0, width - 1)
+            pixels[row, column] += weight * image[i, j].astype(float)
+        is_inside = -0.5 <= y < height - 0.5 and -0.5 <= x < width - 0.5
+        inside[row, column] += is_inside / shrink**2
+    return pixels, inside
 
 
-@pytest.mark.parametrize("scale", SCALES)
+def on_canvas(frame: np.ndarray, height: int, width: int, seed: int) -> np.ndarray:
+    """A frame at the top left of random filler."""
+    canvas = np.random.default_rng(seed).integers(0, 256, (height, width, *frame.shape[2:]))
+    canvas[: frame.shape[0], : frame.shape[1]] = frame
+    return canvas.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shrink"), [*((scale, 1) for scale in SCALES), (0.75, 2), (1.0, 2), (1.5, 3)]
+)
 @pytest.mark.parametrize("flips", [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("offsets", [(0, 0), (3, 5), (-4, 2), (2, -7), (-6, -3)])
-def test_view_equals_loop(scale, flips, offsets):
+def test_view_equals_loop(scale, flips, offsets, shrink):
     image, label = random_frames(9, 13)
+    view = View(scale, offsets, flips, (6, 12))
     rows, columns = (
-        window(scale, offset, flip) for offset, flip in zip(offsets, flips, strict=True)
+        window(size, scale, offset, flip)
+        for size, offset, flip in zip(label.shape, offsets, flips, strict=True)
     )
-    pixels, classes, is_inside = compiled_view(image, label, rows, columns, (10, 12))
-    expected = view_by_loop(image, label, scale, offsets, flips, (10, 12))
-    np.testing.assert_allclose(pixels, expected[0], atol=1e-3)
-    np.testing.assert_array_equal(classes, expected[1])
-    np.testing.assert_array_equal(is_inside, expected[1] != IGNORE)
-    assert (pixels.dtype, classes.dtype) == (jnp.float32, jnp.uint8)
+    canvas = on_canvas(image, 11, 19, seed=1), on_canvas(label, 11, 19, seed=2)
+    pixels, classes, inside = compiled_view(*canvas, rows, columns, view.crop, shrink)
+    expected, expected_inside = pixels_by_loop(image, view, shrink)
+    np.testing.assert_allclose(pixels, expected, atol=1e-3)
+    np.testing.assert_array_equal(classes, labels_by_loop(label, view, shrink))
+    np.testing.assert_allclose(inside, expected_inside, atol=1e-6)
+    if shrink == 1:
+        np.testing.assert_array_equal(inside == 1, np.asarray(classes) != IGNORE)
+    assert (pixels.dtype, classes.dtype, inside.dtype) == (jnp.float32, jnp.uint8, jnp.float32)
+
+
+EVERYTHING = AugmentConfig(
+    crop_height=32,
+    crop_width=48,
+    scale_range=(0.4, 2.0),
+    shrink=2,
+    class_share_limit=0.6,
+    flip_probability=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+)
+
+
+def drawn_view(keys, label: np.ndarray, config: AugmentConfig) -> View:
+    """Of the places drawn one after the other, the first in which no class is too large."""
+    scale_key, row_key, column_key, flip_key = keys
+    crop = config.crop_height, config.crop_width
+    free = replace(config, class_share_limit=1.0)
+    for row, column in zip(
+        jax.random.split(row_key, 10), jax.random.split(column_key, 10), strict=True
+    ):
+        keys = scale_key, row, column, flip_key
+        rows, columns = draw_windows(keys, label, np.int32(label.shape), free)
+        offsets = float(rows.offset), float(columns.offset)
+        flips = bool(rows.is_flipped), bool(columns.is_flipped)
+        view = View(float(rows.scale), offsets, flips, crop)
+        counted = labels_by_loop(label, view, 8)
+        counted = counted[counted != IGNORE]
+        largest = np.bincount(counted).max() if counted.size else math.inf
+        if largest <= config.class_share_limit * counted.size:
+            break
+    return view
+
+
+def augment_by_loop(key, image, label, config, normalization):
+    *window_keys, colour_key = jax.random.split(key, 5)
+    view = drawn_view(window_keys, label, config)
+    pixels, inside = pixels_by_loop(image, view, config.shrink)
+    brightness, contrast, saturation = (
+        float(jax.random.uniform(part, minval=1 - 0.4, maxval=1 + 0.4))
+        for part in jax.random.split(colour_key, 3)
+    )
+    pixels = jitter_by_hand(pixels[None], brightness, contrast, saturation)[0]
+    pixels = (pixels / 255 - normalization.mean) / normalization.std * inside[..., None]
+    return pixels, labels_by_loop(label, view, config.shrink), view
+
+
+def blocks(height: int, width: int, seed: int) -> np.ndarray:
+    """Labels in blocks of 8 x 8: half of them of one class, some ignored."""
+    random = np.random.default_rng(seed)
+    classes = np.array([0, 0, 0, 0, 3, 7, 18, IGNORE], np.uint8)
+    small = random.choice(classes, (height // 8 + 1, width // 8 + 1))
+    return small.repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+def test_everything_together_equals_loop():
+    sizes = np.int32([[70, 90], [41, 100], [70, 37], [23, 29], [64, 64], [70, 100], [50, 58]])
+    frames = [
+        (random_frames(*size, seed=seed)[0], blocks(*size, seed=seed))
+        for seed, size in enumerate(sizes)
+    ]
+    images, labels = (
+        np.stack([on_canvas(frame[part], 70, 100, seed=9) for frame in frames])
+        for part in range(2)
+    )
+    normalization = Normalization()
+    pixels, classes = views(
+        images, labels, EVERYTHING, sizes=sizes, seed=1, normalization=normalization
+    )
+    assert (pixels.shape, classes.shape) == ((7, 16, 24, 3), (7, 16, 24))
+    chosen = []
+    keys = jax.random.split(jax.random.key(1), len(sizes))
+    for index, (key, frame) in enumerate(zip(keys, frames, strict=True)):
+        expected = augment_by_loop(key, *frame, EVERYTHING, normalization)
+        np.testing.assert_allclose(pixels[index], expected[0], atol=2e-4)
+        np.testing.assert_array_equal(classes[index], expected[1])
+        chosen.append(expected[2])
+    # The case holds what it is about: flips, frames within and beyond the crop, other places.
+    assert len({view.flips for view in chosen}) == 2
+    assert {np.sign(offset) for view in chosen for offset in view.offsets} >= {-1, 1}
+    first, _ = views(
+        images,
+        labels,
+        replace(EVERYTHING, class_share_limit=1.0),
+        sizes=sizes,
+        seed=1,
+        normalization=normalization,
+    )
+    assert not np.array_equal(first, pixels)
 
 
 def test_identity_returns_the_frame():
@@ -164,6 +304,7 @@ def test_keys_decide_and_each_frame_draws_its_own():
         {"brightness": 0.4},
         {"contrast": 0.4},
         {"saturation": 0.4},
+        {"scale_range": (1.1, 1.9)},
     ],
     ids=str,
 )
@@ -182,7 +323,8 @@ def test_each_option_changes_the_view(change):
 def test_crop_is_the_size_of_the_view(crop):
     config = replace(STILL, crop_height=crop[0], crop_width=crop[1])
     run = partial(augment, config=config, normalization=PLAIN)
-    pixels, classes = jax.eval_shape(run, jax.random.key(0), *random_frames(2, 48, 40))
+    frames = random_frames(2, 48, 40)
+    pixels, classes = jax.eval_shape(run, jax.random.key(0), *frames, whole(frames[0]))
     assert (pixels.shape, classes.shape) == ((2, *crop, 3), (2, *crop))
 
 
@@ -241,8 +383,145 @@ def test_a_crop_never_leaves_a_larger_frame(size):
     assert min(size) * min(scales) >= 32
     images, labels = (np.repeat(array, 200, axis=0) for array in random_frames(1, *size))
     config = replace(STILL, scales=scales, flip_probability=0.5)
-    _, classes = views(images, labels, config)
-    assert not (classes == IGNORE).any()
+    for scale_range in (None, (0.5, 1.5)):
+        _, classes = views(images, labels, replace(config, scale_range=scale_range))
+        assert not (classes == IGNORE).any()
+
+
+def test_what_lies_beyond_the_frame_is_never_read():
+    frames = [random_frames(*size, seed=3) for size in ((40, 70), (64, 30), (20, 24))]
+    sizes = np.int32([label.shape for _, label in frames])
+    config = replace(STILL, scale_range=(0.5, 2.0), shrink=2, brightness=0.3, contrast=0.3)
+    config = replace(config, class_share_limit=0.15)
+    results = []
+    for height, width, seed in ((64, 70, 4), (64, 70, 5), (80, 128, 6)):
+        images, labels = (
+            np.stack([on_canvas(frame[part], height, width, seed=seed) for frame in frames])
+            for part in range(2)
+        )
+        results.append(views(images, labels, config, sizes=sizes))
+    for pixels, classes in results[1:]:
+        np.testing.assert_array_equal(pixels, results[0][0])
+        np.testing.assert_array_equal(classes, results[0][1])
+    # One that fills its canvas needs no other code: its view is the same.
+    alone = views(frames[0][0][None], frames[0][1][None], config)
+    canvas = views(
+        on_canvas(frames[0][0], 64, 96, seed=7)[None],
+        on_canvas(frames[0][1], 64, 96, seed=8)[None],
+        config,
+        sizes=sizes[:1],
+    )
+    np.testing.assert_array_equal(alone[0].view(np.int32), canvas[0].view(np.int32))
+    np.testing.assert_array_equal(alone[1], canvas[1])
+    # But a wrong size shows.
+    assert not np.array_equal(views(images, labels, config)[0], results[0][0])
+
+
+def test_any_scale_of_the_range_is_drawn():
+    config = replace(STILL, scale_range=(0.5, 2.5), flip_probability=0.0)
+    pixels, _ = views(*rulers(600, 90, 100), config)
+    drawn = np.sort(1 / (pixels[:, 17, 16, 0] - pixels[:, 16, 16, 0]))
+    assert 0.5 <= drawn[0] + 1e-3 and drawn[-1] - 1e-3 <= 2.5
+    # Kolmogorov's distance from the uniform distribution: chance exceeds it once in 10^5.
+    assert np.abs((drawn - 0.5) / 2 - np.linspace(0, 1, 600)).max() < 2.5 / math.sqrt(600)
+    assert len(np.unique(drawn.round(4))) > 500
+    fixed, _ = views(*rulers(8, 90, 100), replace(config, scale_range=(1.25, 1.25)))
+    asked, _ = views(*rulers(8, 90, 100), replace(STILL, scales=(1.25,)))
+    np.testing.assert_array_equal(fixed, asked)
+
+
+def test_shrinking_by_two_is_halving():
+    images, labels = random_frames(2, 32, 64)
+    config = replace(STILL, crop_width=64, shrink=2)
+    pixels, classes = views(images, labels, config)
+    means = images.reshape(2, 16, 2, 32, 2, 3).astype(np.float64).mean((2, 4))
+    np.testing.assert_allclose(pixels, means, atol=1e-4)
+    # The centre lies on the corner of four pixels: the last of them begins there.
+    np.testing.assert_array_equal(classes, labels[:, 1::2, 1::2])
+
+
+def test_across_the_border_the_mean_colour_has_its_share():
+    # A frame of 15 rows in a crop of 32: it begins at an odd row in half of the draws.
+    images, labels = np.full((64, 15, 32, 3), 200, np.uint8), np.ones((64, 15, 32), np.uint8)
+    pixels, classes = views(images, labels, replace(STILL, shrink=2))
+    rows = pixels[:, :, 0, 0]
+    assert set(np.unique(rows.round(2))) == {0.0, 100.0, 200.0}
+    np.testing.assert_array_equal(rows.sum(1).round(1), np.full(64, 7.5 * 200))
+    # Its label is that of its lower half.
+    is_half = rows.round(1) == 100
+    assert is_half.sum() == 64
+    is_top = is_half & (np.roll(rows, -1, axis=1) > 150)
+    assert 10 < is_top.sum() < 54
+    np.testing.assert_array_equal(classes[:, :, 0] == 1, (rows > 150) | is_top)
+
+
+def shares_of(classes: np.ndarray) -> np.ndarray:
+    """The share of the largest class of each view among its labelled pixels."""
+    counts = np.stack([np.bincount(view.reshape(-1), minlength=256) for view in classes])
+    return counts[:, :IGNORE].max(1) / counts[:, :IGNORE].sum(1)
+
+
+def test_no_class_fills_more_than_its_share():
+    labels = np.zeros((200, 96, 96), np.uint8)
+    labels[:, :48, :48], labels[:, :8] = np.arange(48)[:, None] // 16 + 1, IGNORE
+    images = np.zeros((*labels.shape, 3), np.uint8)
+    _, free = views(images, labels, STILL)
+    _, limited = views(images, labels, replace(STILL, class_share_limit=0.7))
+    # Counted on every eighth pixel, so nearly.
+    assert (shares_of(free) > 0.85).mean() > 0.4
+    assert (shares_of(limited) > 0.85).mean() < 0.05
+    # What was drawn first by luck is kept, and shares below the limit still differ.
+    assert shares_of(limited).std() > 0.02
+
+
+def test_ignored_pixels_have_no_share():
+    # Class 1 fills a third of the left half, but all that is labelled there.
+    labels = np.where(np.random.default_rng(0).random((64, 96)) < 1 / 3, 1, IGNORE)
+    labels[:, 48:] = np.arange(64)[:, None] // 8
+    images, labels = np.zeros((200, 64, 96, 3), np.uint8), np.uint8(labels)[None].repeat(200, 0)
+    _, free = views(images, labels, STILL)
+    _, limited = views(images, labels, replace(STILL, class_share_limit=0.5))
+    assert (shares_of(free) > 0.9).mean() > 0.2
+    assert (shares_of(limited) > 0.9).mean() == 0
+
+
+@pytest.mark.parametrize("only", [5, IGNORE])
+def test_after_ten_tries_the_last_one_counts(only):
+    images, _ = rulers(4, 90, 100)
+    labels = np.full((4, 90, 100), only, np.uint8)
+    config = replace(STILL, scale_range=(0.8, 1.5), class_share_limit=0.5)
+    pixels, classes = views(images, labels, config)
+    assert (classes == only).all()
+    for pixel, key in zip(pixels, jax.random.split(jax.random.key(0), 4), strict=True):
+        view = drawn_view(jax.random.split(key, 5)[:4], labels[0], config)
+        np.testing.assert_allclose(pixel[16, 16, :2], view.source(16, 16), atol=1e-3)
+
+
+def test_without_a_limit_nothing_is_counted():
+    frames = random_frames(2, 64, 64)
+
+    def program(limit: float) -> str:
+        config = replace(STILL, class_share_limit=limit)
+        run = partial(augment, config=config, normalization=PLAIN)
+        return str(jax.make_jaxpr(run)(jax.random.key(0), *frames, whole(frames[0])))
+
+    assert "scatter" in program(0.99) and "scatter" not in program(1.0)
+
+
+def test_two_devices_draw_what_one_does():
+    images, labels = random_frames(4, 64, 96)
+    batch = images, labels, whole(images)
+    config = replace(EVERYTHING, class_share_limit=0.1)
+    run = compiled_augment(astuple(config), PLAIN)
+    key = jax.random.key(0)
+    one = jax.block_until_ready(run(key, *batch))
+    split = parallel.split_batch(batch, parallel.make_mesh())
+    two = jax.block_until_ready(run(key, *split))
+    assert len(two[0].sharding.device_set) == 2
+    np.testing.assert_allclose(two[0], one[0], atol=1e-3)
+    np.testing.assert_array_equal(two[1], one[1])
+    # Each device reads its own frames: none is sent to another.
+    assert "u8[4,64,96" not in run.lower(key, *split).compile().as_text()
 
 
 def factor_of(after: np.ndarray, before: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -275,12 +554,16 @@ def test_jitter_is_brightness_then_contrast_then_saturation():
     brightness, contrast, saturation = (
         factor[:, None, None, None] for factor in factors.values()
     )
-    expected = np.clip(images * brightness, 0, 255)
-    mean = grey_of(expected).mean((1, 2, 3), keepdims=True)
-    expected = np.clip((expected - mean) * contrast + mean, 0, 255)
-    grey = grey_of(expected)
-    expected = np.clip((expected - grey) * saturation + grey, 0, 255)
+    expected = jitter_by_hand(images, brightness, contrast, saturation)
     np.testing.assert_allclose(after, expected, atol=0.02)
+
+
+def jitter_by_hand(images, brightness, contrast, saturation):
+    images = np.clip(images * brightness, 0, 255)
+    mean = grey_of(images).mean((1, 2, 3), keepdims=True)
+    images = np.clip((images - mean) * contrast + mean, 0, 255)
+    grey = grey_of(images)
+    return np.clip((images - grey) * saturation + grey, 0, 255)
 
 
 def grey_of(images: np.ndarray) -> np.ndarray:
@@ -306,8 +589,17 @@ def sizes_within(jaxpr) -> list[int]:
     return sizes
 
 
-def test_cost_does_not_grow_with_the_frame():
-    config = replace(STILL, scales=SCALES, brightness=0.1, contrast=0.1, saturation=0.1)
+OPTIONS = {
+    "plain": {"scales": SCALES},
+    "range": {"scale_range": (0.25, 2.0)},
+    "shrink": {"shrink": 2},
+    "share": {"class_share_limit": 0.5},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_cost_does_not_grow_with_the_frame(options):
+    config = replace(STILL, brightness=0.1, contrast=0.1, saturation=0.1, **options)
     run = jax.jit(partial(augment, config=config, normalization=Normalization()))
     costs = []
     for height, width in ((64, 64), (256, 512)):
@@ -315,6 +607,7 @@ def test_cost_does_not_grow_with_the_frame():
             jax.eval_shape(lambda: jax.random.key(0)),
             jax.ShapeDtypeStruct((2, height, width, 3), jnp.uint8),
             jax.ShapeDtypeStruct((2, height, width), jnp.uint8),
+            jax.ShapeDtypeStruct((2, 2), jnp.int32),
         )
         sizes = sorted(sizes_within(jax.make_jaxpr(run)(*arguments).jaxpr))
         compiled = run.lower(*arguments).compile()

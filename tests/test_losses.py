@@ -13,8 +13,10 @@ import pytest
 from bisenet_jax import parallel
 from bisenet_jax.config import LossConfig
 from bisenet_jax.data.classes import IGNORE
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, Outputs
 from bisenet_jax.training.losses import (
+    check_class_weights,
     hard_pixel_weights,
     head_loss,
     kth_largest,
@@ -94,7 +96,13 @@ def loss_by_loop(logits: np.ndarray, labels: np.ndarray, config: LossConfig) -> 
     losses, weights = losses_by_loop(logits, labels)
     if config.ohem:
         weights = weights_by_sort(losses, weights, config.ohem_threshold, config.ohem_min_share)
-    return (losses * weights).sum() / max(weights.sum(), 1)
+    total, count = 0.0, 0.0
+    for pixel in np.argwhere(weights):
+        weight = weights[tuple(pixel)]
+        if config.class_weights:
+            weight = weight * config.class_weights[labels[tuple(pixel)]]
+        total, count = total + weight * losses[tuple(pixel)], count + weight
+    return total / count if count else 0.0
 
 
 @CONFIGS
@@ -108,6 +116,79 @@ def test_head_loss_equals_loop(config, factor):
     loss, _ = loss_and_gradient[config.ohem](logits, labels)
     assert loss.shape == () and loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=2e-6)
+
+
+WEIGHTS = (0.02, 3.0, 0.0, 0.5)
+
+
+@CONFIGS
+@pytest.mark.parametrize("factor", [1, 2, 8])
+def test_weighted_loss_equals_loop(config, factor):
+    config = replace(config, class_weights=WEIGHTS)
+    logits = random_logits(2, 3, 4, N)
+    labels = random_labels(2, 3 * factor, 4 * factor)
+    logits[0] += 12 * (np.arange(N) == labels[0, ::factor, ::factor, None])
+    loss = jax.jit(partial(head_loss, config=config))(logits, labels)
+    np.testing.assert_allclose(loss, loss_by_loop(logits, labels, config), rtol=5e-6)
+    unweighted = loss_by_loop(logits, labels, replace(config, class_weights=()))
+    assert abs(loss / unweighted - 1) > 0.005
+
+
+@CONFIGS
+def test_class_weights_are_relative(config):
+    logits, labels = random_logits(2, 3, 4, N), random_labels(2, 6, 8).astype(np.int32)
+    # Foreign ids have no weight, wherever a table of weights would end.
+    labels[0, 0, :4] = (-1, N, -300, 1000)
+    plain, gradient = loss_and_gradient[config.ohem](logits, labels)
+
+    def weighted(*class_weights: float) -> tuple[jax.Array, jax.Array]:
+        options = replace(config, class_weights=class_weights)
+        return jax.jit(jax.value_and_grad(partial(head_loss, config=options)))(logits, labels)
+
+    # Not even sums far below one change the mean.
+    for equal in (1.0, 1e-6, 300.0):
+        loss, slope = weighted(*[equal] * N)
+        np.testing.assert_allclose(loss, plain, rtol=1e-6)
+        np.testing.assert_allclose(slope, gradient, rtol=1e-5, atol=1e-8)
+    # Of one class, the mean is that class's own.
+    loss, _ = weighted(0.0, 0.0, 7.0, 0.0)
+    if not config.ohem:
+        alone = np.where(labels == 2, labels, IGNORE)
+        np.testing.assert_allclose(loss, loss_by_loop(logits, alone, PLAIN), rtol=2e-6)
+    assert abs(loss - plain) > 0.001
+
+
+@CONFIGS
+def test_nothing_but_classes_without_weight_is_zero(config):
+    config = replace(config, class_weights=WEIGHTS)
+    labels = np.full((2, 4, 6), 2, np.uint8)
+    loss, gradient = jax.jit(jax.value_and_grad(partial(head_loss, config=config)))(
+        random_logits(2, 2, 3, N), labels
+    )
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 2, 3, N)))
+
+
+def test_weights_do_not_choose_the_hard_pixels():
+    # The hard pixel has hardly any weight, the easy ones have a large one: it is still the one.
+    logits, labels = np.zeros((1, 2, 8, N), np.float32), np.zeros((1, 2, 8), np.uint8)
+    logits[..., 0] = 6.0
+    labels[0, 1, 3] = 1
+    config = replace(OHEM, class_weights=(100.0, 0.01, 1.0, 1.0))
+    loss = head_loss(logits, labels, config)
+    np.testing.assert_allclose(loss, math.log(math.exp(6) + 3), rtol=1e-6)
+
+
+def test_each_class_needs_a_weight():
+    check_class_weights(PLAIN, N)
+    check_class_weights(replace(PLAIN, class_weights=WEIGHTS), N)
+    for class_weights in (WEIGHTS[:1], WEIGHTS[:3], (*WEIGHTS, 1.0)):
+        with pytest.raises(ConfigError) as error:
+            check_class_weights(replace(PLAIN, class_weights=class_weights), N)
+        assert str(error.value) == (
+            f"config.loss.class_weights holds {len(class_weights)} weights for 4 classes; give "
+            "one per class in the order of their ids, or () for none"
+        )
 
 
 def test_function_runs_outside_jit():

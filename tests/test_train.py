@@ -94,6 +94,7 @@ def test_one_device_equals_two(tiny_config):
     batch = {
         name: np.stack([example[name] for example in examples]) for name in ("image", "label")
     }
+    batch["size"] = np.tile(np.int32(batch["label"].shape[1:]), (4, 1))
     results = []
     for count in (1, 2):
         mesh = parallel.make_mesh(jax.devices()[:count])
@@ -143,6 +144,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
         ("train", "evaluate_batch_size", 1, "evaluate_batch_size 1 must be divisible"),
         ("model", "dtype", "float16", "float16 needs loss scaling"),
         ("data", "classes", "camvid", "does not fit the synthetic streets"),
+        ("loss", "class_weights", (1.0, 2.0), "holds 2 weights for 19 classes"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(

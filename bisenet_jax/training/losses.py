@@ -10,8 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from bisenet_jax.config import LossConfig
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, Outputs
 from bisenet_jax.resize import upsample
+
+
+def check_class_weights(config: LossConfig, num_classes: int) -> None:
+    """Raise a ConfigError unless each class has one weight, or none has."""
+    count = len(config.class_weights)
+    if count not in (0, num_classes):
+        raise ConfigError(
+            f"config.loss.class_weights holds {count} weights for {num_classes} classes; give "
+            "one per class in the order of their ids, or () for none"
+        )
 
 
 def total_loss(
@@ -40,6 +51,9 @@ def total_loss(
 def head_loss(logits: jax.Array, labels: jax.Array, config: LossConfig) -> jax.Array:
     """Mean cross-entropy of one head at the labels' resolution; 0 if every pixel is ignored.
 
+    With class weights it is the weighted mean as PyTorch takes it, divided by the sum of the
+    weights of the pixels that count. Hard pixels are chosen by their unweighted losses.
+
     Args:
         logits: `[B, h, w, N] float32`, enlarged bilinearly to the labels (paper, Figure 7).
         labels: `[B, H, W]`.
@@ -51,7 +65,11 @@ def head_loss(logits: jax.Array, labels: jax.Array, config: LossConfig) -> jax.A
         )
     else:
         weights = is_labelled.astype(jnp.float32)
-    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+    if config.class_weights:
+        class_weights = jnp.asarray(config.class_weights, jnp.float32)
+        weights = weights * jnp.take(class_weights, labels, mode="clip")
+    total = weights.sum()
+    return (losses * weights).sum() / jnp.where(total > 0, total, 1.0)
 
 
 def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

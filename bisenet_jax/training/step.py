@@ -11,7 +11,7 @@ from bisenet_jax.config import Config
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.augment import augment
-from bisenet_jax.training.losses import total_loss
+from bisenet_jax.training.losses import check_class_weights, total_loss
 from bisenet_jax.training.optimizer import make_schedule
 from bisenet_jax.training.state import TrainState
 
@@ -25,10 +25,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The function `(state, batch) -> (state, metrics)`.
 
-    A batch is `image: [B, H, W, 3] uint8` and `label: [B, H, W] uint8`, whole frames; every
-    random choice is a function of (seed, step). Metrics are float32 scalars: `loss`, its part
-    of each head, `learning_rate`, `gradient_norm`.
+    A batch is `image: [B, H, W, 3] uint8`, `label: [B, H, W] uint8` and `size: [B, 2] int32`,
+    whole frames on their canvas; every random choice is a function of (seed, step). Metrics are
+    float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm`.
     """
+    check_class_weights(config.loss, model.num_classes)
     schedule = make_schedule(config.optimizer, config.train.steps)
     normalization = Normalization(config.data.mean, config.data.std)
 
@@ -36,7 +37,12 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         images, labels = augment(
-            augment_key, batch["image"], batch["label"], config.augment, normalization
+            augment_key,
+            batch["image"],
+            batch["label"],
+            batch["size"],
+            config.augment,
+            normalization,
         )
 
         def loss_of(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
