@@ -29,7 +29,7 @@ COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
 @pytest.fixture(scope="module")
 def flags_of_script():
     known = {}
-    for script in ("train.py", "evaluate.py", "bench.py"):
+    for script in ("train.py", "evaluate.py", "bench.py", "predict.py", "export.py"):
         shown = subprocess.run(
             [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True
         )
