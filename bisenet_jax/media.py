@@ -185,6 +185,7 @@ def open_video(source: Path | int) -> Generator[Video]:
 def open_video_writer(path: Path, rate: float, height: int, width: int) -> Generator[Any]:
     """A function that appends a frame `[height, width, 3] uint8` RGB to an mp4 file.
 
+    The codec wants even sides: an odd one grows by a repeated row or column.
     The file gets its name when the block ends without an error; until then it is hidden.
 
     Raises:
@@ -194,9 +195,8 @@ def open_video_writer(path: Path, rate: float, height: int, width: int) -> Gener
     path.parent.mkdir(parents=True, exist_ok=True)
     # OpenCV chooses the container by the suffix.
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    writer = cv2.VideoWriter(
-        str(partial), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height)
-    )
+    size = (width + width % 2, height + height % 2)
+    writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
 
     def append(frame: np.ndarray) -> None:
         # OpenCV drops a frame of another size without a word.
@@ -205,7 +205,8 @@ def open_video_writer(path: Path, rate: float, height: int, width: int) -> Gener
                 f"frame must be [{height}, {width}, 3] uint8, not {list(frame.shape)} "
                 f"{frame.dtype}"
             )
-        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        writer.write(np.ascontiguousarray(even[..., ::-1]))
 
     try:
         if not writer.isOpened():
