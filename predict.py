@@ -70,6 +70,12 @@ def main(words: list[str]) -> int:
     output = Path(_OUTPUT.value)
     inputs = media.find_inputs(words)
     require_no_input_overwritten(inputs, output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be a folder ({error.strerror}); give another one"
+        ) from error
     program_cache.keep_compiled_programs()
     network = segmenter.load(source, _CHECKPOINT.value)
     print(network)

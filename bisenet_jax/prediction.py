@@ -217,10 +217,9 @@ def label_frames(
     """
     under_way: list[tuple[list[Frame], Any]] = []
     for batch in _batches(frames, batch_size):
-        images = np.stack([frame.network_image for frame in batch])
         # A rest is filled up: another number of pictures would be another program to compile.
-        missing = batch_size - len(batch)
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        full = batch + batch[-1:] * (batch_size - len(batch))
+        images = np.stack([frame.network_image for frame in full])
         under_way.append((batch, segmenter.start(images)))
         if len(under_way) > 1:
             yield from _collect(*under_way.pop(0))

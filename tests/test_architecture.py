@@ -288,6 +288,15 @@ def test_a_breach_is_seen(importer, text, message, monkeypatch):
         raise AssertionError(breaches[0])
 
 
+def test_what_only_type_checkers_read_is_not_loaded():
+    for text, is_late in (
+        ("if TYPE_CHECKING:\n    import jax", True),
+        ("if sys.version_info > (3, 12):\n    import jax", False),
+    ):
+        (found,) = read_imports("bisenet_jax.new", text)
+        assert found.is_inside_function == is_late
+
+
 def test_a_cycle_is_seen():
     config, errors = "bisenet_jax.config", "bisenet_jax.errors"
     there, back = Import(config, errors, False), Import(errors, config, False)

@@ -34,6 +34,15 @@ def test_jpeg(tmp_path):
     np.testing.assert_allclose(read, grey, atol=4)
 
 
+def test_the_preview_in_a_photo_is_not_the_photo(tmp_path):
+    photo = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
+    preview = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    path = save(tmp_path / "a.jpg", photo, format="MPO", save_all=True, append_images=[preview])
+    with Image.open(path) as stored:
+        assert stored.n_frames == 2
+    np.testing.assert_allclose(read_picture(path), 200, atol=4)
+
+
 def test_grey_and_palette(tmp_path):
     grey = read_picture(save(tmp_path / "grey.png", Image.fromarray(RGB[..., 0])))
     np.testing.assert_array_equal(grey, np.repeat(RGB[..., :1], 3, axis=2))

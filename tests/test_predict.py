@@ -358,6 +358,7 @@ def test_script_refuses_before_it_loads(predict, street, tmp_path):
     for words, message in (
         (("--output", tmp_path), "give inputs and --output"),
         ((photo, "gone.png", "--output", tmp_path), "'gone.png' is no file"),
+        ((photo, "--output", labels), "a_labels.png cannot be a folder"),
         ((photo, labels, "--output", tmp_path), "a_labels.png is an input and would be"),
     ):
         result = predict(*words)
