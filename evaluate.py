@@ -8,33 +8,28 @@ pixel_accuracy, mean_accuracy, class_iou (name to value or null), images, split,
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
-import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line, parallel
+from bisenet_jax import command_line, parallel, program_cache
 from bisenet_jax.config import Config
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import open_source
-from bisenet_jax.errors import CheckpointError, ConfigError
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.evaluation.report import score_summary, score_table
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
-from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.pictures import comparison, write_picture
-from bisenet_jax.training import checkpoint
-from bisenet_jax.training.optimizer import make_optimizer
-from bisenet_jax.training.state import create_state
+from bisenet_jax.training.run import restore_run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a train.py run.")
@@ -49,6 +44,7 @@ _PICTURES = flags.DEFINE_integer("pictures", 20, "How many pictures to save at m
 
 
 def main() -> None:
+    program_cache.keep_compiled_programs()
     if _WORKDIR.value is None:
         raise ConfigError("give --workdir DIR of a train.py run; --help shows an example")
     options = command_line.read_config(_CONFIG.value, _WORKDIR.value)
@@ -59,13 +55,8 @@ def main() -> None:
     class_set = find_class_set(options.data.classes)
     source = open_source(options.data, split)
 
-    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
+    restored = restore_run(Path(_WORKDIR.value), options, _CHECKPOINT.value, mesh)
     normalization = Normalization(options.data.mean, options.data.std)
-    optimizer = make_optimizer(options.optimizer, options.train.steps)
-    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
-    with checkpoint.open_checkpoints(Path(_WORKDIR.value)) as saved:
-        step = find_step(saved, _CHECKPOINT.value)
-        state = checkpoint.restore(saved, step, template, mesh)
 
     written: list[Path] = []
 
@@ -81,8 +72,8 @@ def main() -> None:
     examples = evaluation_examples(source, threads=options.data.threads)
     with tqdm(examples, "evaluate", len(source), unit="image") as bar:
         evaluation = evaluate(
-            make_evaluate_step(model, normalization, mesh),
-            without_boosters(state.variables),
+            make_evaluate_step(restored.model, normalization, mesh),
+            without_boosters(restored.state.variables),
             bar,
             num_classes=len(class_set),
             batch_size=batch_size,
@@ -90,7 +81,7 @@ def main() -> None:
             visit=save_picture,
         )
     result, protocol = scores(evaluation.confusion), describe_protocol(options, evaluation)
-    title = f"{class_set.name} {split}, {_WORKDIR.value}, step {step}"
+    title = f"{class_set.name} {split}, {_WORKDIR.value}, step {restored.step}"
     print(score_table(result, class_set, title=title, notes=[protocol]))
     if written:
         print(f"{len(written)} pictures in {_SAVE_DIR.value}")
@@ -102,22 +93,9 @@ def main() -> None:
             split=split,
             protocol=protocol,
             ignored=evaluation.ignored,
-            step=step,
+            step=restored.step,
         )
         write_json(_JSON.value, summary)
-
-
-def find_step(saved: checkpoint.Checkpoints, wish: str) -> int:
-    """The step that `best`, `latest` or a number means."""
-    named = {"best": checkpoint.best_step, "latest": checkpoint.latest_step}
-    if wish in named:
-        step = named[wish](saved)
-        if step is None:
-            raise CheckpointError(f"--workdir {_WORKDIR.value} has no {wish} checkpoint yet")
-        return step
-    if not wish.isdecimal():
-        raise ConfigError(f"--checkpoint {wish!r} must be best, latest or a step")
-    return int(wish)
 
 
 def describe_protocol(options: Config, evaluation: Evaluation) -> str:

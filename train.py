@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line, config, config_file, parallel
+from bisenet_jax import command_line, config, config_file, parallel, program_cache
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.loader import evaluation_examples
@@ -55,6 +55,7 @@ FREE_KEYS = {
 
 
 def main() -> None:
+    program_cache.keep_compiled_programs()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
     summary = train(config.validate(_CONFIG.value), Path(_WORKDIR.value))

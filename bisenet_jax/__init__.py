@@ -3,4 +3,27 @@
 Importing this package loads neither jax nor flax, so that data-loading workers stay light.
 """
 
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bisenet_jax.segmenter import Segmenter
+
 __version__ = "0.1.0"
+
+
+def load(path: str | os.PathLike[str], *, checkpoint: str = "best") -> Segmenter:
+    """A trained network, ready for pictures.
+
+    Args:
+        path: a weights file that export.py wrote, or the workdir of a train.py run.
+        checkpoint: of a workdir: `best` (by mIoU), `latest`, or a step.
+
+    Raises:
+        bisenet_jax.errors.UserError: when nothing that fits is there.
+    """
+    from bisenet_jax import segmenter
+
+    return segmenter.load(path, checkpoint)

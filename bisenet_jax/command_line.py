@@ -33,6 +33,8 @@ def run(
         sys.exit(0)
     try:
         _check_config_keys(sys.argv[1:])
+        # Flags and words in any order, as in every other program.
+        flags.FLAGS.set_gnu_getopt(takes_arguments)
         rest = flags.FLAGS(sys.argv)[1:]
         if rest and not takes_arguments:
             raise ConfigError(f"argument {rest[0]!r} is not a flag; --help lists the flags")

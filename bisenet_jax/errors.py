@@ -22,3 +22,7 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
+
+
+class WeightsError(UserError):
+    """A weights file that is damaged, of another kind, or not of the network it describes."""

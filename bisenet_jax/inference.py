@@ -1,7 +1,7 @@
 """Inference, a function of its own: uint8 images in, uint8 labels out, no booster anywhere.
 
 `predict_labels` and `predict_logits` are pure and run inside any `jax.jit`;
-`make_label_function` is what a user holds.
+`make_label_function` and `make_logits_function` bind them to one set of weights.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,14 @@ def make_label_function(
         variables: `params` and `batch_stats`; those of boosters are left behind.
         normalization: the one the weights were trained with.
     """
-    variables = without_boosters(variables)
-    predict = jax.jit(
-        lambda variables, images: predict_labels(model, variables, images, normalization)
-    )
-    return lambda images: predict(variables, images)
+    return _bind(predict_labels, model, variables, normalization)
+
+
+def make_logits_function(
+    model: BiSeNetV2, variables: PyTree, normalization: Normalization
+) -> Callable[[jax.Array], jax.Array]:
+    """The same for logits, `uint8 [B, H, W, 3] -> float32 [B, H, W, classes]`."""
+    return _bind(predict_logits, model, variables, normalization)
 
 
 def predict_labels(
@@ -74,3 +77,17 @@ def without_boosters(variables: PyTree) -> PyTree:
         collection: {name: leaf for name, leaf in tree.items() if name not in BOOSTER_NAMES}
         for collection, tree in variables.items()
     }
+
+
+def _bind(
+    function: Callable[..., jax.Array],
+    model: BiSeNetV2,
+    variables: PyTree,
+    normalization: Normalization,
+) -> Callable[[jax.Array], jax.Array]:
+    # On the device once, not with every call.
+    variables = jax.device_put(without_boosters(variables))
+    compiled = jax.jit(
+        lambda variables, images: function(model, variables, images, normalization)
+    )
+    return lambda images: compiled(variables, images)

@@ -9,6 +9,7 @@ import tempfile
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from bisenet_jax.config import (  # noqa: E402
@@ -19,6 +20,12 @@ from bisenet_jax.config import (  # noqa: E402
     OptimizerConfig,
     TrainConfig,
 )
+from bisenet_jax.data.classes import CAMVID  # noqa: E402
+from bisenet_jax.data.synthetic import draw_street  # noqa: E402
+from bisenet_jax.inference import make_logits_function  # noqa: E402
+from bisenet_jax.model.presets import build_model  # noqa: E402
+from bisenet_jax.normalization import Normalization  # noqa: E402
+from bisenet_jax.weights import Score, Weights  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 # Many tests build the same program anew: compiled once, it is read back from here. Scripts that
@@ -54,4 +61,54 @@ def tiny_config() -> Config:
             checkpoint_every=2,
             evaluate_batch_size=2,
         ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> Weights:
+    """A narrow network of CamVid's classes, boosters included, its numbers drawn at random.
+
+    The classifier is set so that no class is preferred: pictures get many labels.
+    """
+    model = build_model(
+        "coincheung",
+        num_classes=len(CAMVID),
+        detail_channels=(8, 8, 16),
+        semantic_late_channels=(8, 16),
+        semantic_repeats=(1, 1, 1),
+        expansion=2,
+        head_channels=8,
+        booster_channels=(4, 4, 4, 4),
+    )
+    random = np.random.default_rng(3)
+    shapes = jax.eval_shape(
+        lambda: model.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(0)},
+            np.zeros((1, 32, 32, 3), np.float32),
+            is_training=True,
+        )
+    )
+
+    def draw(path, leaf) -> np.ndarray:
+        if path[-1].key == "kernel":
+            return random.normal(0, np.prod(leaf.shape[:3]) ** -0.5, leaf.shape).astype("f4")
+        low = 0.5 if path[-1].key in ("scale", "var") else -0.5
+        return random.uniform(low, low + 1, leaf.shape).astype("f4")
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    normalization = Normalization(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+    image, _ = draw_street(1, 0, 64, 96)
+    logits = make_logits_function(model, variables, normalization)(image[None])
+    classifier, scale = variables["params"]["head"]["classifier"], 3 / np.std(logits)
+    classifier["kernel"] *= scale
+    classifier["bias"] = scale * (classifier["bias"] - np.mean(logits, (0, 1, 2)))
+    return Weights(
+        model=model,
+        variables=variables,
+        class_set=CAMVID,
+        normalization=normalization,
+        preset="coincheung",
+        training={"train": {"steps": 6}},
+        score=Score(0.5, "val", "whole images"),
+        step=6,
     )

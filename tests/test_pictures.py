@@ -14,6 +14,8 @@ from bisenet_jax.pictures import (
     contact_sheet,
     legend,
     overlay,
+    with_caption,
+    with_legend,
     write_picture,
 )
 
@@ -237,3 +239,30 @@ def test_bad_arrays_are_named():
         contact_sheet([image, labels])
     with pytest.raises(ValueError, match="float64"):
         write_picture("never.png", image / 255)
+
+
+def test_with_legend():
+    image = np.full((40, 300, 3), 7, np.uint8)
+    both = with_legend(image, CITYSCAPES, [0, 10])
+    np.testing.assert_array_equal(both[:40], image)
+    assert both.shape[1] == 300 and len(both) > 55
+    below = both[40:].reshape(-1, 3)
+    for class_id, is_named in ((0, True), (10, True), (13, False)):
+        assert (below == CITYSCAPES.colours[class_id]).all(1).any() == is_named
+    # Names that need more room than the picture has widen it.
+    narrow = with_legend(image[:, :20], CITYSCAPES)
+    left = (narrow.shape[1] - 20) // 2
+    assert left > 20
+    np.testing.assert_array_equal(narrow[:40, left : left + 20], image[:, :20])
+    np.testing.assert_array_equal(with_legend(image, CITYSCAPES, []), image)
+
+
+def test_with_caption():
+    image = np.full((64, 300, 3), 128, np.uint8)
+    captioned = with_caption(image, "12.3 frames/s")
+    changed = (captioned != image).any(2)
+    assert captioned.shape == image.shape and changed[:20, :40].mean() > 0.9
+    assert not changed[30:].any() and not changed[:, 200:].any()
+    longer = (with_caption(image, "112.34 frames/s") != image).any(2)
+    assert longer.sum() > changed.sum()
+    assert with_caption(image[:8, :8], "too long for so small a picture").shape == (8, 8, 3)

@@ -7,8 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bisenet_jax.config_file import legal_keys
+from bisenet_jax.data.decode import read_image
+from bisenet_jax.data.synthetic import draw_street
+from bisenet_jax.weights import write_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +33,7 @@ COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
 @pytest.fixture(scope="module")
 def flags_of_script():
     known = {}
-    for script in ("train.py", "evaluate.py", "bench.py"):
+    for script in ("train.py", "evaluate.py", "bench.py", "predict.py", "export.py"):
         shown = subprocess.run(
             [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True
         )
@@ -61,13 +65,21 @@ def test_command(page, line, flags_of_script):
         assert (ROOT / f"{module}.py").is_file() or (ROOT / module / "__main__.py").is_file()
 
 
-def test_the_python_example_runs():
-    (example,) = re.findall(
+def test_the_python_examples_run(tmp_path, monkeypatch, tiny_weights):
+    network, photo = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     scope = {}
-    exec(example, scope)
+    exec(network, scope)
     assert scope["labels"].shape == (1, 360, 480) and scope["labels"].dtype == "uint8"
+
+    monkeypatch.chdir(tmp_path)
+    write_weights("weights.safetensors", tiny_weights)
+    Image.fromarray(draw_street(1, 0, 64, 96)[0]).save("photo.jpg")
+    scope = {}
+    exec(photo, scope)
+    assert scope["labels"].shape == (64, 96) and scope["labels"].dtype == "uint8"
+    assert read_image("overlay.png").shape == (64, 96, 3)
 
 
 def test_requirements_are_those_of_the_package():

@@ -70,6 +70,12 @@ def best_step(checkpoints: Checkpoints) -> int | None:
     return max(scored)[1] if scored else None
 
 
+def miou_of(checkpoints: Checkpoints, step: int) -> float | None:
+    """The mIoU that was saved with a checkpoint, or None."""
+    metrics = {found.step: found.metrics for found in checkpoints.checkpoints}.get(step)
+    return cast(dict[str, float], metrics)["miou"] if metrics else None
+
+
 def restore(
     checkpoints: Checkpoints, step: int, template: TrainState, mesh: Mesh
 ) -> TrainState:

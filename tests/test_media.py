@@ -1,0 +1,262 @@
+"""Pictures as users have them, videos and a camera that is faster than who looks at it."""
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from bisenet_jax import media
+from bisenet_jax.data.decode import read_label
+from bisenet_jax.errors import DataError
+from bisenet_jax.media import find_inputs, open_video, open_video_writer, read_picture
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def save(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
+def test_lossless_formats(tmp_path, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = save(tmp_path / name, Image.fromarray(RGB), **options)
+    np.testing.assert_array_equal(read_picture(path), RGB)
+
+
+def test_jpeg(tmp_path):
+    grey = np.full((16, 16, 3), (200, 90, 30), np.uint8)
+    read = read_picture(save(tmp_path / "a.jpg", Image.fromarray(grey), quality=100))
+    np.testing.assert_allclose(read, grey, atol=4)
+
+
+def test_the_preview_in_a_photo_is_not_the_photo(tmp_path):
+    photo = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
+    preview = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    path = save(tmp_path / "a.jpg", photo, format="MPO", save_all=True, append_images=[preview])
+    with Image.open(path) as stored:
+        assert stored.n_frames == 2
+    np.testing.assert_allclose(read_picture(path), 200, atol=4)
+
+
+def test_grey_and_palette(tmp_path):
+    grey = read_picture(save(tmp_path / "grey.png", Image.fromarray(RGB[..., 0])))
+    np.testing.assert_array_equal(grey, np.repeat(RGB[..., :1], 3, axis=2))
+    indexed = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8), mode="P")
+    indexed.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    colours = read_picture(save(tmp_path / "palette.png", indexed))
+    expected = [[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [70, 80, 90]]]
+    np.testing.assert_array_equal(colours, expected)
+
+
+def test_transparent_pixels_show_the_background(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = (200, 100, 0), [[0, 128, 255]]
+    path = save(tmp_path / "a.png", Image.fromarray(pixels))
+    white = read_picture(path)[0].astype(int)
+    np.testing.assert_array_equal(white[[0, 2]], [[255, 255, 255], [200, 100, 0]])
+    np.testing.assert_allclose(white[1], [227, 177, 127], atol=1)
+    black = read_picture(path, background=(0, 0, 0))[0]
+    np.testing.assert_array_equal(black[0], [0, 0, 0])
+
+
+def test_16_bit_grey_keeps_its_whole_range(tmp_path):
+    values = np.array([[0, 257, 32896, 65535, 1000]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        read = read_picture(save(tmp_path / name, Image.fromarray(values)))
+        np.testing.assert_array_equal(read[0, :, 1], [0, 1, 128, 255, 4])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    # What a viewer shows, by the meaning of each value: where row 0 and column 0 are.
+    shown = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: RGB.transpose(1, 0, 2)[:, ::-1],
+        7: RGB.transpose(1, 0, 2)[::-1, ::-1],
+        8: RGB.transpose(1, 0, 2)[::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = save(tmp_path / "a.png", Image.fromarray(RGB), exif=exif)
+    np.testing.assert_array_equal(read_picture(path), shown)
+
+
+def test_pictures_that_are_refused(tmp_path, monkeypatch):
+    good = save(tmp_path / "good.png", Image.fromarray(RGB))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:60])
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    two = Image.fromarray(RGB)
+    pages = save(tmp_path / "pages.tif", two, save_all=True, append_images=[two])
+    floats = save(tmp_path / "floats.tif", Image.fromarray(RGB[..., 0].astype(np.float32)))
+    for path, message in (
+        (cut, "cut.png: cannot be read"),
+        (text, "text.png: content is no readable picture"),
+        (pages, "pages.tif: holds 2 pictures"),
+        (floats, "floats.tif: pixels are 32-bit"),
+        (tmp_path / "nowhere.png", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_picture(path)
+    monkeypatch.setattr(media, "MAX_PIXELS", 47)
+    with pytest.raises(DataError, match="good.png: 8x6 is more than 47 pixels"):
+        read_picture(good)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (9000, 9000)).save(bomb)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(DataError, match="9000x9000 is more than"):
+        read_picture(bomb)
+
+
+def test_label_map_is_read_back_as_one(tmp_path):
+    labels = np.array([[0, 5], [18, 255]], np.uint8)
+    media.write_label_map(tmp_path / "new" / "labels.png", labels)
+    np.testing.assert_array_equal(read_label(tmp_path / "new" / "labels.png"), labels)
+
+
+def test_inputs(tmp_path, monkeypatch):
+    (tmp_path / "b").mkdir()
+    for name in ("a10.png", "a2.png", "notes.txt", ".hidden.png", "b/a2.jpg", "b/A10.tif"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "7").touch()
+    found = find_inputs([".", "b/a2.jpg", "b/*.tif", "00", "7"])
+    assert [(item.name, str(item)) for item in found] == [
+        ("a2", "a2.png"),
+        ("a10", "a10.png"),
+        ("a2_2", "b/a2.jpg"),
+        ("A10_2", "b/A10.tif"),
+        ("camera0", "camera 0"),
+        ("7", "7"),
+    ]
+    assert [item.is_video for item in found] == [False] * 4 + [True, False]
+    for word, message in (("no/*.png", "no/"), ("gone.jpg", "gone.jpg")):
+        with pytest.raises(DataError, match=f"{message}.*no file, folder, glob or camera"):
+            find_inputs([word])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no image in this folder"):
+        find_inputs(["empty"])
+
+
+def test_a_made_name_does_not_take_a_given_one(tmp_path):
+    for name in ("x/a.png", "y/a.png", "z/a_2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    words = [str(tmp_path / name) for name in ("x/a.png", "y/a.png", "z/a_2.png")]
+    names = [item.name for item in find_inputs(words)]
+    assert len(set(names)) == 3 and names[:2] == ["a", "a_2"]
+
+
+def test_video_round_trip(tmp_path):
+    pytest.importorskip("cv2")
+    path = tmp_path / "new" / "a.mp4"
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    with open_video_writer(path, 20, height=48, width=63) as append:
+        for colour in colours:
+            append(np.full((48, 63, 3), colour, np.uint8))
+        assert not path.exists()
+    assert list(path.parent.iterdir()) == [path]
+    with open_video(path) as video:
+        assert video.rate == 20 and video.announced == 3
+        frames = list(video.frames)
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3  # the codec wants even sides
+    for frame, colour in zip(frames, colours, strict=True):
+        np.testing.assert_allclose(frame.mean((0, 1)), colour, atol=12)
+
+
+def test_a_video_that_failed_leaves_nothing(tmp_path):
+    pytest.importorskip("cv2")
+    with pytest.raises(ValueError, match=r"frame must be \[32, 32, 3\]"):
+        with open_video_writer(tmp_path / "a.mp4", 20, height=32, width=32) as append:
+            append(np.zeros((32, 32, 3), np.uint8))
+            append(np.zeros((32, 33, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_videos_that_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="a.mp4: cannot be read as a video"):
+        with open_video(tmp_path / "a.mp4"):
+            pass
+    with open_video_writer(tmp_path / "b.mp4", 20, height=32, width=32) as append:
+        append(np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
+    with pytest.raises(DataError, match="b.mp4: 32x32 is more than 1,000 pixels"):
+        with open_video(tmp_path / "b.mp4"):
+            pass
+    with pytest.raises(DataError, match="camera 93 cannot be opened"):
+        with open_video(93):
+            pass
+
+
+def test_missing_opencv_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DataError, match=r"pip install 'bisenet_jax\[video\]'"):
+        with open_video(0):
+            pass
+
+
+class FakeCamera:
+    """Frames 0, 1, 2, ... of one brightness, each as soon as the test lets it come."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self.made = 0
+        self.may_go = threading.Semaphore(0)
+        self.was_asked = threading.Semaphore(0)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, property_id: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        pass
+
+    def read(self):
+        self.was_asked.release()
+        self.may_go.acquire()
+        if self.made == self.frames:
+            return False, None
+        self.made += 1
+        return True, np.full((4, 4, 3), self.made - 1, np.uint8)
+
+    def make(self, frames: int) -> None:
+        """Let so many frames come, and wait until the camera is asked for one more."""
+        for _ in range(frames):
+            self.was_asked.acquire()
+            self.may_go.release()
+        self.was_asked.acquire()
+        self.was_asked.release()
+
+
+def test_a_slow_user_of_a_camera_gets_the_newest_frame(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    camera = FakeCamera(frames=6)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: camera)
+    with open_video(0) as video:
+        assert video.rate == media.DEFAULT_RATE and video.announced is None
+        camera.make(1)
+        assert next(video.frames)[0, 0, 0] == 0 and video.dropped == 0
+        camera.make(4)
+        assert next(video.frames)[0, 0, 0] == 4 and video.dropped == 3
+        camera.make(1)
+        # The camera ends: its last frame is still given.
+        camera.may_go.release()
+        assert [frame[0, 0, 0] for frame in video.frames] == [5]
+        assert video.dropped == 3

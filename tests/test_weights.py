@@ -1,0 +1,182 @@
+"""A weights file gives back what went in, and refuses whatever is not itself."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from bisenet_jax.errors import WeightsError
+from bisenet_jax.inference import without_boosters
+from bisenet_jax.weights import content_hash, model_fields, read_weights, write_weights
+
+
+@pytest.fixture
+def path(tmp_path, tiny_weights):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, tiny_weights)
+    return path
+
+
+def read_metadata(path) -> dict:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["bisenet_jax"])
+
+
+def rewrite(path, tensors=None, is_honest=True, **changes):
+    """Write the file anew with other tensors or another description, hashed anew if honest."""
+    tensors = load(path.read_bytes()) if tensors is None else tensors
+    metadata = read_metadata(path) | changes
+    if is_honest:
+        metadata["content_hash"] = content_hash(tensors)
+    path.write_bytes(save(tensors, metadata={"bisenet_jax": json.dumps(metadata)}))
+
+
+def assert_same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_round_trip(path, tiny_weights):
+    read = read_weights(path)
+    assert_same(read.variables, without_boosters(tiny_weights.variables))
+    assert {leaf.dtype for leaf in jax.tree.leaves(read.variables)} == {np.dtype("float32")}
+    plain = {"variables": None, "content_hash": ""}
+    assert dataclasses.replace(read, **plain) == dataclasses.replace(tiny_weights, **plain)
+    assert read.content_hash == content_hash(load(path.read_bytes()))
+
+
+def test_the_file_describes_itself(path, tiny_weights):
+    metadata = read_metadata(path)
+    assert metadata["model"] == json.loads(json.dumps(model_fields(tiny_weights.model)))
+    assert metadata["model"]["use_depthwise_relu"] and metadata["model"]["num_classes"] == 11
+    assert metadata["class_set"]["names"][0] == "sky" and metadata["preset"] == "coincheung"
+    assert metadata["class_set"]["colours"][1] == [128, 0, 0]
+    assert metadata["normalization"]["mean"] == [0.5, 0.4, 0.3]
+    assert metadata["score"] == {"miou": 0.5, "split": "val", "protocol": "whole images"}
+    assert metadata["training"] == {"train": {"steps": 6}} and metadata["step"] == 6
+    names = load(path.read_bytes()).keys()
+    assert "params/head/classifier/kernel" in names
+    assert not any("booster" in name for name in names)
+
+
+def test_equal_weights_give_equal_files(path, tmp_path, tiny_weights):
+    again = tmp_path / "again.safetensors"
+    write_weights(again, tiny_weights)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_is_unknown_is_null(tmp_path, tiny_weights):
+    bare = dataclasses.replace(tiny_weights, score=None, step=None, training=None)
+    write_weights(tmp_path / "bare", bare)
+    read = read_weights(tmp_path / "bare")
+    assert read.score is None and read.step is None and read.training is None
+
+
+def test_boosters_on_demand(tmp_path, tiny_weights):
+    write_weights(tmp_path / "all", tiny_weights, with_boosters=True)
+    assert_same(read_weights(tmp_path / "all").variables, tiny_weights.variables)
+    pruned = dataclasses.replace(
+        tiny_weights, variables=without_boosters(tiny_weights.variables)
+    )
+    with pytest.raises(WeightsError, match="no boosters"):
+        write_weights(tmp_path / "none", pruned, with_boosters=True)
+
+
+def test_float16_halves_parameters_but_not_statistics(path, tmp_path, tiny_weights):
+    half = tmp_path / "half"
+    write_weights(half, tiny_weights, dtype="float16")
+    stored, full = load(half.read_bytes()), load(path.read_bytes())
+    for name, array in stored.items():
+        is_parameter = name.startswith("params/")
+        assert array.dtype == ("float16" if is_parameter else "float32")
+        np.testing.assert_array_equal(array, full[name].astype(array.dtype))
+    read = read_weights(half).variables
+    assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {np.dtype("float32")}
+
+
+def test_numbers_too_large_for_float16(tmp_path, tiny_weights):
+    variables = jax.tree.map(np.array, tiny_weights.variables)
+    variables["params"]["head"]["classifier"]["bias"][0] = 7e4
+    large = dataclasses.replace(tiny_weights, variables=variables)
+    with pytest.raises(WeightsError, match="head/classifier/bias .*float16"):
+        write_weights(tmp_path / "large", large, dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WeightsError, match="'int8' is not known"):
+        write_weights(tmp_path / "large", large, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-5], "truncated or damaged"),
+        (lambda data: data[:200], "truncated or damaged"),
+        (lambda data: data[:4], "truncated or damaged"),
+        (lambda data: b"", "truncated or damaged"),
+        (lambda data: data + b"more", "truncated or damaged"),
+        (lambda data: b"\x89PNG\r\n\x1a\n and so on", "not a safetensors file"),
+        (lambda data: b"\x80\x04\x95 a pickle, say", "not a safetensors file"),
+        (lambda data: save({"a": np.zeros(3)}), "of another project"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "changed after it was written"),
+    ],
+)
+def test_damaged_files(path, change, message):
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(WeightsError, match=message):
+        read_weights(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match="is no file"):
+        read_weights(tmp_path / "nowhere")
+
+
+def test_tensors_that_do_not_fit(path):
+    original = path.read_bytes()
+    name = "params/head/classifier/kernel"
+    for change, message in (
+        (lambda tensors: tensors.pop(name), f"tensor {name} is missing"),
+        (lambda tensors: tensors.update(extra=np.zeros(1, "f4")), "tensor extra is unexpected"),
+        (lambda tensors: tensors.update({name: np.zeros((1, 1, 8, 5), "f4")}), "8, 5.*8, 11"),
+        (lambda tensors: tensors.update({name: np.zeros((1, 1, 8, 11))}), "float64"),
+    ):
+        path.write_bytes(original)
+        tensors = load(original)
+        change(tensors)
+        rewrite(path, tensors)
+        with pytest.raises(WeightsError, match=message):
+            read_weights(path)
+
+
+def test_descriptions_that_do_not_fit(path):
+    original = path.read_bytes()
+    metadata = read_metadata(path)
+    fewer_classes = {"name": "two", "names": ["a", "b"], "colours": [[0, 0, 0], [1, 1, 1]]}
+    fewer_fields = {k: v for k, v in metadata["model"].items() if k != "bga_relu"}
+    for change, message in (
+        ({"format_version": 2}, "format version 2.*reads 1"),
+        ({"class_set": fewer_classes}, "11 classes and names 2"),
+        ({"model": fewer_fields}, "field bga_relu"),
+        ({"model": metadata["model"] | {"gates": 3}}, "field gates"),
+        ({"model": metadata["model"] | {"expansion": 3}}, "does not fit the network"),
+        ({"normalization": {"median": 1}}, "cannot be read"),
+    ):
+        path.write_bytes(original)
+        rewrite(path, **change)
+        with pytest.raises(WeightsError, match=message):
+            read_weights(path)
+
+
+def test_the_hash_covers_names_dtypes_shapes_and_bytes():
+    tensors = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    hashes = {
+        content_hash(tensors),
+        content_hash({"c": tensors["a"], "b": tensors["b"]}),
+        content_hash(tensors | {"a": tensors["a"].reshape(2, 2)}),
+        content_hash(tensors | {"b": np.zeros(2, np.int32)}),
+        content_hash(tensors | {"b": np.ones(2, np.float32)}),
+    }
+    assert len(hashes) == 5
+    assert content_hash(dict(reversed(tensors.items()))) in hashes
