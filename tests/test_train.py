@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
         ("train", "batch_size", 3, "batch_size 3 must be divisible by the 2 devices; use 2"),
         ("train", "evaluate_batch_size", 1, "evaluate_batch_size 1 must be divisible"),
         ("model", "dtype", "float16", "float16 needs loss scaling"),
-        ("data", "classes", "camvid", "does not fit the synthetic streets"),
+        ("data", "classes", "camvid", "does not fit the source 'synthetic'"),
         ("loss", "class_weights", (1.0, 2.0), "holds 2 weights for 19 classes"),
     ],
 )
