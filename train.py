@@ -80,6 +80,7 @@ def train(options: config.Config, workdir: Path) -> dict:
     result: Scores | None = None
     with checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved:
         start_step = checkpoint.latest_step(saved) or 0
+        batches = open_batches(options, train_source, start_step)
         if start_step:
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
             template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
@@ -88,7 +89,6 @@ def train(options: config.Config, workdir: Path) -> dict:
             state = create_state(model, optimizer, options.train.seed)
             state = parallel.replicate(state, mesh)
 
-        batches = open_batches(options, train_source, start_step)
         with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
             pace = Pace()
 

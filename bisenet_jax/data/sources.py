@@ -4,11 +4,13 @@ from collections.abc import Generator
 
 from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data import folder
-from bisenet_jax.data.class_sets import find_labelling
+from bisenet_jax.data.class_sets import find_class_set, find_labelling
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Batch, Source
 from bisenet_jax.data.loader import training_batches
 from bisenet_jax.data.pairs import PairSource
+from bisenet_jax.data.sampling import balanced, require_match
+from bisenet_jax.data.statistics import read as read_statistics
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -27,8 +29,16 @@ def open_source(config: DataConfig, split: str) -> Source:
 def open_batches(
     config: Config, source: Source, start_step: int = 0
 ) -> Generator[Batch, None, None]:
-    """Training batches from `start_step` on, as configured; close it after use."""
+    """Training batches from `start_step` on, as configured; close it after use.
+
+    Whatever is wrong with the options is a ConfigError at once, not at the first batch.
+    """
     data = config.data
+    sampler = None
+    if data.sampling == "balanced":
+        statistics = read_statistics(data.statistics)
+        require_match(statistics, source, find_class_set(data.classes))
+        sampler = balanced(statistics)
     return training_batches(
         source,
         batch_size=config.train.batch_size,
@@ -38,6 +48,7 @@ def open_batches(
         threads=data.threads,
         prefetch_bytes=data.prefetch_megabytes << 20,
         canvas=(data.canvas_height, data.canvas_width) if data.canvas_height else None,
+        sampler=sampler,
     )
 
 

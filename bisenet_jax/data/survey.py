@@ -1,0 +1,121 @@
+"""Every example of a source counted once, on all processors, whatever lies in its files.
+
+Processes, since a decoder that crashes takes its process along; they are also faster than
+threads (docs/data.md).
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
+
+from bisenet_jax.data.example import Source
+from bisenet_jax.data.pairs import PairSource
+from bisenet_jax.data.statistics import Frame, count
+from bisenet_jax.data.workers import follow_parent
+from bisenet_jax.errors import DataError
+
+_AHEAD = 4  # examples that wait for each process
+
+
+class Failure(NamedTuple):
+    """An example that cannot be read, and why."""
+
+    message: str
+
+
+def survey(
+    source: Source, processes: int | None = None
+) -> Generator[Frame | Failure, None, None]:
+    """The counts of each example in order, or what is wrong with it; close it after use.
+
+    Args:
+        processes: that read; by default one for each processor. 0 reads in this process, which
+            a crash would end.
+    """
+    if processes == 0:
+        yield from (_count(source, index) for index in range(len(source)))
+        return
+    processes = min(processes or available_processors(), len(source))
+    done = 0
+    while done < len(source):
+        for result in _count_from(done, source, processes):
+            yield result
+            done += 1
+        # If a process died, then over one of the examples that were in the making.
+        for index in range(done, min(done + _AHEAD * processes, len(source))):
+            yield _count_alone(source, index)
+            done += 1
+
+
+def available_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _count_from(
+    start: int, source: Source, processes: int
+) -> Generator[Frame | Failure, None, None]:
+    """Results from `start` on, until the source ends or one of the processes does."""
+    pool = _open_pool(source, processes)
+    try:
+        waiting: deque[Future[Frame | Failure]] = deque()
+        for index in range(start, len(source)):
+            waiting.append(pool.submit(_count_opened, index))
+            if len(waiting) == _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        return
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _count_alone(source: Source, index: int) -> Frame | Failure:
+    with _open_pool(source, 1) as pool:
+        try:
+            return pool.submit(_count_opened, index).result()
+        except BrokenProcessPool:
+            return Failure(
+                f"{_files_of(source, index)}: reading ended the process that read it, by a "
+                "crash of the decoder or for want of memory; save the files again"
+            )
+
+
+def _files_of(source: Source, index: int) -> str:
+    if isinstance(source, PairSource):
+        pair = source.pairs[index]
+        return f"{pair.image}, {pair.label}"
+    return f"example {index}"
+
+
+_opened: Source
+
+
+def _open_pool(source: Source, processes: int) -> ProcessPoolExecutor:
+    # Forked processes would inherit locks that threads of this one hold.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, _open, (source,))
+
+
+def _open(source: Source) -> None:
+    global _opened
+    _opened = source
+    follow_parent()
+
+
+def _count_opened(index: int) -> Frame | Failure:
+    return _count(_opened, index)
+
+
+def _count(source: Source, index: int) -> Frame | Failure:
+    try:
+        return count(source[index])
+    except DataError as error:
+        return Failure(str(error))
