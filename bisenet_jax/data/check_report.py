@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bisenet_jax.data.classes import ClassSet
+from bisenet_jax.data.classes import IGNORE, ClassSet
 from bisenet_jax.data.findings import Findings, Survey, canvas_of
 from bisenet_jax.data.statistics import Totals, add_up, suggest_class_weights
 
@@ -62,9 +62,56 @@ def flag_lines(surveys: Sequence[Survey], class_set: ClassSet) -> list[str]:
         lines.append(_flag("data.std", totals.std))
     lines.append(_flag("loss.class_weights", suggest_class_weights(totals.class_pixels)))
     if canvas := canvas_of(train):
-        rule = f"; weight: {WEIGHTS_RULE}" if has_weights else ""
-    lines.append(f"%: of labelled pixels{rule}")
+        lines.append(
+            f"--config.data.canvas_height={canvas[0]} --config.data.canvas_width={canvas[1]}"
+        )
     return lines
+
+
+def _flag(key: str, values: np.ndarray) -> str:
+    return f'"--config.{key}=({", ".join(f"{value:.4f}" for value in values)})"'
+
+
+def _describe_split(survey: Survey, totals: Totals, class_set: ClassSet) -> list[str]:
+    sizes = [
+        f"{width}x{height}" + (f" ({count})" if count < totals.images else "")
+        for (height, width), count in survey.sizes().most_common()
+    ]
+    more = [f"and {len(sizes) - SHOWN} more"] if len(sizes) > SHOWN else []
+    name = "" if survey.split == survey.role else f" ({survey.split})"
+    lines = [f"{survey.role}{name}: {_counted(survey.images, 'image')}, {totals.images} sound"]
+    if not totals.images:
+        return lines
+    lines += [
+        f"  sizes    {', '.join(sizes[:SHOWN] + more)}",
+        f"  ids      {_ranges(_ids(survey))} found, 0-{len(class_set) - 1} expected, "
+        f"{IGNORE} is ignored",
+        f"  ignored  {_percent(totals.ignored, totals.pixels)} % of pixels",
+        f"  mean     {_numbers(totals.mean)}  (red, green, blue of 0 to 1, exact)",
+        f"  std      {_numbers(totals.std)}",
+    ]
+    return lines
+
+
+def _class_table(totals: dict[str, Totals], class_set: ClassSet) -> list[str]:
+    width = max(len("class"), *(len(name) for name in class_set.names))
+    weights = None
+    if "train" in totals and totals["train"].images:
+        weights = suggest_class_weights(totals["train"].class_pixels)
+    head = f"{'id':>3} {'class':<{width}}"
+    for role in totals:
+        head += f"{role + ' pixels':>16}{'%':>8}{'images':>8}"
+    head += "" if weights is None else f"{'weight':>9}"
+    lines = [head, "-" * len(head)]
+    for class_id, name in enumerate(class_set.names):
+        line = f"{class_id:>3} {name:<{width}}"
+        for each in totals.values():
+            pixels = int(each.class_pixels[class_id])
+            share = _percent(pixels, int(each.class_pixels.sum()))
+            line += f"{pixels:>16,}{share:>8}{each.class_images[class_id]:>8}"
+        lines.append(line + ("" if weights is None else f"{weights[class_id]:>9.4f}"))
+    rule = "" if weights is None else f"; weight: {WEIGHTS_RULE}"
+    return [*lines, "-" * len(head), f"%: of labelled pixels{rule}"]
 
 
 def _split_summary(survey: Survey, totals: Totals, class_set: ClassSet) -> dict[str, Any]:

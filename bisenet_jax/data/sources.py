@@ -1,13 +1,14 @@
 """From a configuration to the frames of one split."""
 
 from collections.abc import Generator
+from functools import partial
 
 from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data import folder
 from bisenet_jax.data.class_sets import find_class_set, find_labelling
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Batch, Source
-from bisenet_jax.data.loader import training_batches
+from bisenet_jax.data.loader import Sampler, shuffled, training_batches
 from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.sampling import balanced, require_match
 from bisenet_jax.data.statistics import read as read_statistics
@@ -26,19 +27,20 @@ def open_source(config: DataConfig, split: str) -> Source:
     raise ConfigError(f"data source {config.source!r} is not known: synthetic or folder")
 
 
-def open_batches(
-    config: Config, source: Source, start_step: int = 0
-) -> Generator[Batch, None, None]:
-    """Training batches from `start_step` on, as configured; close it after use.
+def open_sampler(config: DataConfig, source: Source) -> Sampler:
+    """The order of the training frames; a ConfigError where the statistics do not fit them."""
+    if config.sampling == "uniform":
+        return partial(shuffled, len(source))
+    statistics = read_statistics(config.statistics)
+    require_match(statistics, source, find_class_set(config.classes))
+    return balanced(statistics)
 
-    Whatever is wrong with the options is a ConfigError at once, not at the first batch.
-    """
+
+def open_batches(
+    config: Config, source: Source, sampler: Sampler, start_step: int = 0
+) -> Generator[Batch, None, None]:
+    """Training batches from `start_step` on, as configured; close it after use."""
     data = config.data
-    sampler = None
-    if data.sampling == "balanced":
-        statistics = read_statistics(data.statistics)
-        require_match(statistics, source, find_class_set(data.classes))
-        sampler = balanced(statistics)
     return training_batches(
         source,
         batch_size=config.train.batch_size,

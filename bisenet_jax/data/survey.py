@@ -42,12 +42,20 @@ def survey(
     processes = min(processes or available_processors(), len(source))
     done = 0
     while done < len(source):
-        for result in _count_from(done, source, processes):
+        for result in _count_from(done, len(source), source, processes, ahead=_AHEAD):
             yield result
             done += 1
-        # If a process died, then over one of the examples that were in the making.
-        for index in range(done, min(done + _AHEAD * processes, len(source))):
-            yield _count_alone(source, index)
+        # If a process died, then over one of the examples in the making: one by one, the first
+        # to end its process again is the one.
+        suspects = min(done + _AHEAD * processes, len(source))
+        for result in _count_from(done, suspects, source, 1, ahead=1):
+            yield result
+            done += 1
+        if done < suspects:
+            yield Failure(
+                f"{_files_of(source, done)}: reading ended the process that read it, by a "
+                "crash of the decoder or for want of memory; save the files again"
+            )
             done += 1
 
 
@@ -59,15 +67,19 @@ def available_processors() -> int:
 
 
 def _count_from(
-    start: int, source: Source, processes: int
+    start: int, stop: int, source: Source, processes: int, *, ahead: int
 ) -> Generator[Frame | Failure, None, None]:
-    """Results from `start` on, until the source ends or one of the processes does."""
-    pool = _open_pool(source, processes)
+    """Results from `start` on, until `stop` or until one of the processes dies."""
+    if start == stop:
+        return
+    # Forked processes would inherit locks that threads of this one hold.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _open, (source,))
     try:
         waiting: deque[Future[Frame | Failure]] = deque()
-        for index in range(start, len(source)):
+        for index in range(start, stop):
             waiting.append(pool.submit(_count_opened, index))
-            if len(waiting) == _AHEAD * processes:
+            if len(waiting) == ahead * processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -75,17 +87,6 @@ def _count_from(
         return
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _count_alone(source: Source, index: int) -> Frame | Failure:
-    with _open_pool(source, 1) as pool:
-        try:
-            return pool.submit(_count_opened, index).result()
-        except BrokenProcessPool:
-            return Failure(
-                f"{_files_of(source, index)}: reading ended the process that read it, by a "
-                "crash of the decoder or for want of memory; save the files again"
-            )
 
 
 def _files_of(source: Source, index: int) -> str:
@@ -96,12 +97,6 @@ def _files_of(source: Source, index: int) -> str:
 
 
 _opened: Source
-
-
-def _open_pool(source: Source, processes: int) -> ProcessPoolExecutor:
-    # Forked processes would inherit locks that threads of this one hold.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, context, _open, (source,))
 
 
 def _open(source: Source) -> None:
