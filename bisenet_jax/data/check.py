@@ -6,7 +6,7 @@
 Prints sizes, ids, classes, mean, std and class weights (as flags to be pasted), and all that is
 wrong. --save_dir draws some frames of each split beside their labels; --statistics keeps the
 classes of each training frame, for config.data.sampling=balanced. Exit codes: 0 fit to train,
-with warnings or without; 2 errors in the data, 130 interrupted.
+with warnings or without; 2 errors in the data or the flags, 130 interrupted.
 """
 
 import sys

@@ -21,8 +21,9 @@ def text_report(
     parts = [
         [title],
         *(_describe_split(survey, totals[survey.role], class_set) for survey in surveys),
-        _class_table(totals, class_set),
     ]
+    if counted := {role: each for role, each in totals.items() if each.images}:
+        parts.append(_class_table(counted, class_set))
     lines = [f"  {line}" for line in flag_lines(surveys, class_set)]
     if lines:
         parts.append(["train, to be pasted:", *lines])
@@ -96,7 +97,7 @@ def _describe_split(survey: Survey, totals: Totals, class_set: ClassSet) -> list
 def _class_table(totals: dict[str, Totals], class_set: ClassSet) -> list[str]:
     width = max(len("class"), *(len(name) for name in class_set.names))
     weights = None
-    if "train" in totals and totals["train"].images:
+    if "train" in totals:
         weights = suggest_class_weights(totals["train"].class_pixels)
     head = f"{'id':>3} {'class':<{width}}"
     for role in totals:
