@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+import train
 from bisenet_jax.config import Config, DataConfig, TrainConfig
 from bisenet_jax.data import sampling, statistics
 from bisenet_jax.data.class_sets import find_class_set, find_labelling
@@ -203,3 +204,10 @@ def test_statistics_of_other_files_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="but the training has the 11 of 'camvid'"):
         sampling.require_match(counted, Drawn(3), find_class_set("camvid"))
     sampling.require_match(counted, Drawn(3), class_set)
+
+
+def test_training_refuses_them_before_it_claims_its_folder(streets, tmp_path):
+    config = configured(streets, train_images=5)
+    with pytest.raises(ConfigError, match="counts 6 frames"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
