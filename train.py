@@ -25,7 +25,12 @@ from bisenet_jax import command_line, config, config_file, parallel, program_cac
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.loader import evaluation_examples
-from bisenet_jax.data.sources import open_batches, open_source, open_training_source
+from bisenet_jax.data.sources import (
+    open_batches,
+    open_sampler,
+    open_source,
+    open_training_source,
+)
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
@@ -71,6 +76,7 @@ def train(options: config.Config, workdir: Path) -> dict:
     class_set = find_class_set(options.data.classes)
     train_source = open_training_source(options.data)
     val_source = open_source(options.data, options.data.val_split)
+    sampler = open_sampler(options.data, train_source)
     claim(workdir, options)
 
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
@@ -91,7 +97,7 @@ def train(options: config.Config, workdir: Path) -> dict:
             state = create_state(model, optimizer, options.train.seed)
             state = parallel.replicate(state, mesh)
 
-        batches = open_batches(options, train_source, start_step)
+        batches = open_batches(options, train_source, sampler, start_step)
         with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
             pace = Pace()
 

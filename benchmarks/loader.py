@@ -16,7 +16,7 @@ import psutil
 
 from bisenet_jax.config import Config
 from bisenet_jax.data.example import Batch, Example, Source
-from bisenet_jax.data.sources import open_batches, open_training_source
+from bisenet_jax.data.sources import open_batches, open_sampler, open_training_source
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.augment import augment
 
@@ -64,7 +64,7 @@ def measure_loader(
 
 
 def _measure(config: Config, source: Source, consumer: str, seconds: float) -> dict[str, Any]:
-    batches = open_batches(config, source)
+    batches = open_batches(config, source, open_sampler(config.data, source))
     consume = _augmentation(config) if consumer == CONSUMERS[1] else _nothing
     memory = PeakMemory()
     try:

@@ -11,7 +11,8 @@ from typing import Any
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Writes `data` indented and whole or not at all; nan and infinity raise ValueError."""
     text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    # Half of a character, as in a file name of another encoding, becomes its JSON escape.
+    write_bytes(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

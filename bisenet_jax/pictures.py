@@ -182,6 +182,20 @@ def comparison(
     )
 
 
+def labelled(
+    image: np.ndarray,
+    labels: np.ndarray,
+    class_set: ClassSet,
+    *,
+    title: str | None = None,
+    opacity: float = 0.6,
+    theme: Theme = LIGHT,
+) -> np.ndarray:
+    """One picture of an image beside its labels, without a legend; arguments as above."""
+    panels = {"image": image, "labels": overlay(image, labels, class_set, opacity=opacity)}
+    return _arrange(panels, 2, title or "", class_set, [], theme)
+
+
 def contact_sheet(rows: Sequence[np.ndarray], *, theme: Theme = LIGHT) -> np.ndarray:
     """Pictures one above the other, `[sum of H, largest W, 3] uint8`, narrow ones centred."""
     if not rows:

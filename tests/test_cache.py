@@ -22,7 +22,12 @@ from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.data.coding import plain_ids
 from bisenet_jax.data.folder import list_pairs
 from bisenet_jax.data.pairs import PairSource
-from bisenet_jax.data.sources import open_batches, open_source, open_training_source
+from bisenet_jax.data.sources import (
+    open_batches,
+    open_sampler,
+    open_source,
+    open_training_source,
+)
 from bisenet_jax.data.synthetic import SyntheticStreets, draw_street
 from bisenet_jax.errors import DataError
 
@@ -111,11 +116,14 @@ def test_batches_of_a_cached_run_are_the_same_for_any_workers(tmp_path):
     def take(start: int, workers: int) -> Iterator[dict]:
         config.data.workers = workers
         source = open_training_source(config.data)
-        with closing(open_batches(config, source, start)) as batches:
+        with closing(
+            open_batches(config, source, open_sampler(config.data, source), start)
+        ) as batches:
             return list(islice(batches, 4 - start))
 
     plain = DataConfig(height=64, width=128, train_images=6)
-    with closing(open_batches(config, open_source(plain, "train"))) as batches:
+    original = open_source(plain, "train")
+    with closing(open_batches(config, original, open_sampler(plain, original))) as batches:
         expected = list(islice(batches, 4))
     for start, workers in ((0, 0), (0, 2), (2, 1)):
         for batch, other in zip(take(start, workers), expected[start:], strict=True):

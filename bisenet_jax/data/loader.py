@@ -5,15 +5,11 @@ number of processes and the step a run resumes at change no batch.
 """
 
 import atexit
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import parent_process
 from typing import Any
 from weakref import WeakSet
 
@@ -23,6 +19,7 @@ from absl import flags
 
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.example import Batch, Example, Source
+from bisenet_jax.data.workers import follow_parent
 from bisenet_jax.errors import ConfigError, DataError
 
 # From a seed to an endless order of indices.
@@ -191,17 +188,8 @@ def _in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
 
 
 def _follow_parent(index: int, count: int) -> None:
-    """Lets a worker end with its parent, and only then: however the parent ends, in silence."""
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait_for_parent() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()
+    follow_parent()
 
 
 _OPEN_STREAMS: WeakSet[Generator[Any, None, None]] = WeakSet()

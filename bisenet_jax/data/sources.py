@@ -1,20 +1,23 @@
 """From a configuration to the frames of one split."""
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 from bisenet_jax.config import SOURCES, Config, DataConfig
 from bisenet_jax.data import cityscapes, folder
 from bisenet_jax.data.cache import CacheableSource, open_cache
 from bisenet_jax.data.camvid import open_camvid
-from bisenet_jax.data.class_sets import find_labelling
+from bisenet_jax.data.class_sets import find_class_set, find_labelling
 from bisenet_jax.data.classes import CAMVID, CAMVID_EXACT, CITYSCAPES, ClassSet
 from bisenet_jax.data.coco_stuff import open_coco_stuff
 from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.example import Batch, Source
-from bisenet_jax.data.loader import training_batches
+from bisenet_jax.data.loader import Sampler, shuffled, training_batches
 from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.records import CityscapesRecords, is_described, records_folder
+from bisenet_jax.data.sampling import balanced, require_match
+from bisenet_jax.data.statistics import read as read_statistics
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -49,8 +52,17 @@ def open_training_source(config: DataConfig) -> Source:
     return open_cache(source, config.cache, config.cache_dir, threads=config.threads)
 
 
+def open_sampler(config: DataConfig, source: Source) -> Sampler:
+    """The order of the training frames; a ConfigError where the statistics do not fit them."""
+    if config.sampling == "uniform":
+        return partial(shuffled, len(source))
+    statistics = read_statistics(config.statistics)
+    require_match(statistics, source, find_class_set(config.classes))
+    return balanced(statistics)
+
+
 def open_batches(
-    config: Config, source: Source, start_step: int = 0
+    config: Config, source: Source, sampler: Sampler, start_step: int = 0
 ) -> Generator[Batch, None, None]:
     """Training batches from `start_step` on, as configured; close it after use."""
     data = config.data
@@ -63,6 +75,7 @@ def open_batches(
         threads=data.threads,
         prefetch_bytes=data.prefetch_megabytes << 20,
         canvas=(data.canvas_height, data.canvas_width) if data.canvas_height else None,
+        sampler=sampler,
     )
 
 
