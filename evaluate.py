@@ -21,6 +21,7 @@ from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import open_source
+from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
@@ -28,7 +29,7 @@ from bisenet_jax.evaluation.report import score_summary, score_table
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.pictures import comparison, write_picture
+from bisenet_jax.panels import comparison
 from bisenet_jax.training.run import restore_run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")

@@ -38,7 +38,7 @@ from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.pictures import comparison
+from bisenet_jax.panels import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import open_log
 from bisenet_jax.training.losses import check_class_weights

@@ -29,9 +29,9 @@ from bisenet_jax.data.example import Source
 from bisenet_jax.data.findings import Survey, judge
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.data.survey import survey
+from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import ConfigError, DataError
 from bisenet_jax.files import write_json
-from bisenet_jax.pictures import write_picture
 
 ROLES = ("train", "val")
 
