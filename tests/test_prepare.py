@@ -102,6 +102,9 @@ def test_from_zips_to_batches(zips, tmp_path):
         assert example["image_id"].decode() == ours[index]["name"]
         np.testing.assert_array_equal(ours[index]["image"], image)
         np.testing.assert_array_equal(ours[index]["label"], label)
+        assert ours.describe(index) == (ours[index]["name"], 64, 96)
+    with pytest.raises(IndexError, match="9 is outside of 0 to 8"):
+        ours.describe(9)
     config = Config(data=DataConfig(source="cityscapes", root=str(tmp_path)))
     config.train.batch_size = 4
     batches = open_batches(config, ours)
