@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.street_zips import write_streets
 from bisenet_jax.config import DataConfig, validate
-from bisenet_jax.data.cityscapes import (
+from bisenet_jax.data.cityscapes.labels import (
     LABEL_ID_OF,
     LABELS,
     TRAIN_ID_OF,

@@ -15,8 +15,8 @@ from PIL import Image
 
 from benchmarks.street_zips import write_streets
 from bisenet_jax.config import DataConfig
-from bisenet_jax.data import cityscapes
-from bisenet_jax.data.cityscapes import LABEL_ID_OF
+from bisenet_jax.data.cityscapes import labels as cityscapes
+from bisenet_jax.data.cityscapes.labels import LABEL_ID_OF
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import DataError

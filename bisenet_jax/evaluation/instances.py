@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bisenet_jax.data.cityscapes import LABEL_IDS
+from bisenet_jax.data.cityscapes.labels import LABEL_IDS
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import DataError
 from bisenet_jax.evaluation.metrics import mean_of_present, ratio

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from bisenet_jax import command_line
 from bisenet_jax.config import Config
-from bisenet_jax.data import cityscapes
+from bisenet_jax.data.cityscapes import labels as cityscapes
+from bisenet_jax.data.cityscapes.records import CityscapesRecords
 from bisenet_jax.data.pairs import PairSource
-from bisenet_jax.data.records import CityscapesRecords
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.submission.check import Size, check_submission

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bisenet_jax.data import cityscapes
+from bisenet_jax.data.cityscapes import labels as cityscapes
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.coding import first_few
 from bisenet_jax.data.decode import decode_label, png_kind

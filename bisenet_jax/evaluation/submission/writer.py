@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bisenet_jax.data.cityscapes import LABEL_ID_OF
+from bisenet_jax.data.cityscapes.labels import LABEL_ID_OF
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.errors import DataError
 

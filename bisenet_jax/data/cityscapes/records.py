@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bisenet_jax.data.cityscapes import LAYOUT, coding_of
+from bisenet_jax.data.cityscapes.labels import LAYOUT, coding_of
 from bisenet_jax.data.coding import first_few
 from bisenet_jax.data.decode import decode_image, decode_label, read_size
 from bisenet_jax.data.example import Example, Frame
