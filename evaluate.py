@@ -1,34 +1,57 @@
-"""Score a trained network on a split: class IoU, mIoU and pixel accuracy, whole images.
+"""Score a trained network on a split, under a protocol with a name.
 
     python evaluate.py --workdir runs/synthetic
     python evaluate.py --workdir runs/synthetic --json scores.json --save_dir overlays
+    python evaluate.py --workdir runs/city --protocol full --scales 0.5,0.75,1,1.25,1.5 --flip
+    python evaluate.py --workdir runs/city --sliding 1024x1024 --stride 768x768
+    python evaluate.py --workdir runs/city --split test --submission answers
 
-The configuration is the run's own unless --config gives another. JSON keys: miou,
-pixel_accuracy, mean_accuracy, class_iou (name to value or null), images, split, protocol, ...
+Protocols: full, the network sees whole images at their own size; half, at half of it, and its
+logits go back to full size (the paper's on Cityscapes). By default the one that the run was
+trained for. Labels are never resized. The configuration is the run's own unless --config gives
+another. JSON keys: miou, miou_interval, pixel_accuracy, class_iou (name to value or null),
+images, split, protocol, ...
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
 from bisenet_jax import command_line, parallel, program_cache
-from bisenet_jax.config import Config
+from bisenet_jax.config import STRIDE, Config
 from bisenet_jax.data.class_sets import find_class_set
+from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Example
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import open_source
+from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.evaluation.bootstrap import bootstrap_miou
+from bisenet_jax.evaluation.boundary import BoundaryCounts, boundary_scores, count_boundaries
+from bisenet_jax.evaluation.confusion_picture import confusion_picture
 from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step
-from bisenet_jax.evaluation.metrics import scores
+from bisenet_jax.evaluation.instances import (
+    InstanceCounts,
+    count_instances,
+    instance_scores,
+    read_instances,
+)
+from bisenet_jax.evaluation.metrics import group_confusion, scores
+from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_training
 from bisenet_jax.evaluation.report import score_summary, score_table
+from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.pictures import comparison, write_picture
+from bisenet_jax.panels import comparison
 from bisenet_jax.training.run import restore_run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")
@@ -37,10 +60,26 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "best (by mIoU on val), latest, or a step."
 )
 _SPLIT = flags.DEFINE_string("split", None, "By default config.data.val_split.")
+_PROTOCOL = flags.DEFINE_enum("protocol", None, list(NAMES), "By default the run's own.")
+_SCALES = flags.DEFINE_list("scales", ["1"], "Of the views whose probabilities are averaged.")
+_FLIP = flags.DEFINE_bool("flip", False, "See every view mirrored as well.")
+_SLIDING = flags.DEFINE_string("sliding", None, "Window HEIGHTxWIDTH that slides over a view.")
+_STRIDE = flags.DEFINE_string("stride", None, "Of the window, HEIGHTxWIDTH; default: 2/3.")
+_BUCKET = flags.DEFINE_integer(
+    "bucket", STRIDE, "Image sizes are rounded up to multiples of it.", lower_bound=1
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "By default the config's.")
+_BOUNDARY = flags.DEFINE_bool("boundary", False, "Boundary F1 too; slow on many images.")
+_INSTANCES = flags.DEFINE_string(
+    "instances", None, "Folder with gtFine/, for the instance-weighted iIoU of Cityscapes."
+)
 _JSON = flags.DEFINE_string("json", None, "File for the scores.")
 _SAVE_DIR = flags.DEFINE_string("save_dir", None, "Folder for one picture per image.")
 _PICTURES = flags.DEFINE_integer("pictures", 20, "How many pictures to save at most.")
+_CONFUSION = flags.DEFINE_string("confusion", None, "PNG for the confusion matrix.")
+_SUBMISSION = flags.DEFINE_string("submission", None, "New folder for a test server's files.")
+
+Visit = Callable[[Example, np.ndarray], None]
 
 
 def main() -> None:
@@ -49,61 +88,148 @@ def main() -> None:
         raise ConfigError("give --workdir DIR of a train.py run; --help shows an example")
     options = command_line.read_config(_CONFIG.value, _WORKDIR.value)
     split = _SPLIT.value or options.data.val_split
+    protocol = read_protocol(options)
     batch_size = _BATCH_SIZE.value or options.train.evaluate_batch_size
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(jax.local_devices())
     parallel.require_divisible("--batch_size", batch_size, mesh)
     class_set = find_class_set(options.data.classes)
+    if _INSTANCES.value and class_set != CITYSCAPES:
+        raise ConfigError(f"--instances is for Cityscapes, not for {class_set.name!r}")
     source = open_source(options.data, split)
-
     restored = restore_run(Path(_WORKDIR.value), options, _CHECKPOINT.value, mesh)
     normalization = Normalization(options.data.mean, options.data.std)
 
-    written: list[Path] = []
+    boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
-    def save_picture(example: Example, prediction: np.ndarray) -> None:
-        if _SAVE_DIR.value and len(written) < _PICTURES.value:
-            path = Path(_SAVE_DIR.value) / f"{example['name']}.png"
-            picture = comparison(
-                example["image"], prediction, example["label"], class_set, title=example["name"]
+    def count(example: Example, prediction: np.ndarray) -> None:
+        nonlocal boundaries, instances
+        if _BOUNDARY.value:
+            found = count_boundaries(example["label"], prediction, len(class_set))
+            boundaries += found
+        if _INSTANCES.value:
+            truth = read_instances(_INSTANCES.value, split, example["name"])
+            instances += count_instances(prediction, truth)
+
+    visits: list[Visit] = [count] if _BOUNDARY.value or _INSTANCES.value else []
+    with ExitStack() as stack:
+        if _SAVE_DIR.value:
+            visits.append(picture_writer(Path(_SAVE_DIR.value), class_set))
+        if _SUBMISSION.value:
+            folder = Path(_SUBMISSION.value)
+            threads = options.data.threads
+            answers = stack.enter_context(open_submission(folder, class_set, threads=threads))
+            visits.append(lambda example, labels: answers.add(example["name"], labels))
+
+        def visit(example: Example, prediction: np.ndarray) -> None:
+            for each in visits:
+                each(example, prediction)
+
+        examples = evaluation_examples(source, threads=options.data.threads)
+        with tqdm(examples, "evaluate", len(source), unit="image") as bar:
+            evaluation = evaluate(
+                make_evaluate_step(restored.model, normalization, mesh, protocol),
+                without_boosters(restored.state.variables),
+                bar,
+                num_classes=len(class_set),
+                batch_size=batch_size,
+                mesh=mesh,
+                protocol=protocol,
+                bucket=_BUCKET.value,
+                visit=visit if visits else None,
             )
-            write_picture(path, picture)
-            written.append(path)
 
-    examples = evaluation_examples(source, threads=options.data.threads)
-    with tqdm(examples, "evaluate", len(source), unit="image") as bar:
-        evaluation = evaluate(
-            make_evaluate_step(restored.model, normalization, mesh),
-            without_boosters(restored.state.variables),
-            bar,
-            num_classes=len(class_set),
-            batch_size=batch_size,
-            mesh=mesh,
-            visit=save_picture,
-        )
-    result, protocol = scores(evaluation.confusion), describe_protocol(options, evaluation)
-    title = f"{class_set.name} {split}, {_WORKDIR.value}, step {restored.step}"
-    print(score_table(result, class_set, title=title, notes=[protocol]))
-    if written:
-        print(f"{len(written)} pictures in {_SAVE_DIR.value}")
+    words = describe(evaluation, class_set, split, protocol, options)
+    confusion = evaluation.confusion
+    result = scores(confusion)
+    further: dict[str, Any] = {"interval": bootstrap_miou(evaluation.image_counts)}
+    if class_set.categories:
+        further["categories"] = scores(group_confusion(confusion, class_set.categories))
+    if _BOUNDARY.value:
+        further["boundary"] = boundary_scores(boundaries)
+    if _INSTANCES.value:
+        further["instances"] = instance_scores(instances, confusion)
+    title = f"{_WORKDIR.value}, step {restored.step}"
+    if result.pixels:
+        print(score_table(result, class_set, title=title, notes=[words], **further))
+    else:
+        print(f"{title}\n{words}\nno labelled pixel in this split: nothing to score")
+    for what, where in (("pictures", _SAVE_DIR.value), ("the submission", _SUBMISSION.value)):
+        if where:
+            print(f"{what} in {where}")
+    if _CONFUSION.value:
+        picture = confusion_picture(confusion, class_set, title=f"{class_set.name} {split}")
+        write_picture(_CONFUSION.value, picture)
     if _JSON.value:
         summary = score_summary(
             result,
             class_set,
             images=evaluation.images,
             split=split,
-            protocol=protocol,
+            protocol=words,
             ignored=evaluation.ignored,
+            **further,
+            protocol_name=protocol.name,
+            dtype=options.model.dtype,
             step=restored.step,
+            programs=evaluation.programs,
         )
         write_json(_JSON.value, summary)
 
 
-def describe_protocol(options: Config, evaluation: Evaluation) -> str:
-    """One sentence that says how the numbers came about."""
-    sizes = ", ".join(f"{width}x{height}" for height, width in sorted(evaluation.sizes))
+def read_protocol(options: Config) -> Protocol:
+    """What the flags ask for; the run's own where they are silent."""
+    try:
+        scales = tuple(float(scale) for scale in _SCALES.value)
+    except ValueError:
+        raise ConfigError(
+            f"--scales {','.join(_SCALES.value)} must be numbers, such as 0.75,1,1.25"
+        ) from None
+    crop = read_size("--sliding", _SLIDING.value)
+    stride = read_size("--stride", _STRIDE.value)
+    if crop and not stride:
+        stride = (max(2 * crop[0] // 3, 1), max(2 * crop[1] // 3, 1))
+    name = _PROTOCOL.value or protocol_of_training(options.augment.shrink).name
+    return Protocol(name, scales, _FLIP.value, crop, stride)
+
+
+def read_size(flag: str, text: str | None) -> tuple[int, int] | None:
+    """`512x1024` is 512 high and 1024 wide, `512` a square."""
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not height.isdecimal() or not (width or height).isdecimal() or not int(height):
+        raise ConfigError(f"{flag} {text!r} must be a size in pixels, such as 512x1024")
+    return int(height), int(width or height)
+
+
+def picture_writer(folder: Path, class_set: ClassSet) -> Visit:
+    """Writes image, prediction, truth and errors of the first images."""
+    written: list[str] = []
+
+    def write(example: Example, prediction: np.ndarray) -> None:
+        name = example["name"]
+        if len(written) < _PICTURES.value:
+            image, label = example["image"], example["label"]
+            picture = comparison(image, prediction, label, class_set, title=name)
+            write_picture(folder / f"{name}.png", picture)
+            written.append(name)
+
+    return write
+
+
+def describe(
+    evaluation: Evaluation, class_set: ClassSet, split: str, protocol: Protocol, options: Config
+) -> str:
+    """One line that says how the numbers came about, to be pasted beside them."""
+    largest = sorted(evaluation.sizes, key=lambda size: -evaluation.sizes[size])
+    sizes = ", ".join(f"{width}x{height}" for height, width in largest[:3])
+    more = f" and {len(largest) - 3} other sizes" if len(largest) > 3 else ""
+    bucket = ""
+    if protocol.is_plain and _BUCKET.value > STRIDE:
+        bucket = f", padded to multiples of {_BUCKET.value}"
     return (
-        f"{evaluation.images} whole images of {sizes}, single scale, no flip, network input at "
-        f"full size, logits enlarged bilinearly x8, {options.model.dtype}, one confusion matrix"
+        f"{class_set.name} {split}, {evaluation.images} images of {sizes}{more}, {protocol}"
+        f"{bucket}, {options.model.dtype}, labels never resized, one confusion matrix"
     )
 
 

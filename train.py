@@ -34,11 +34,12 @@ from bisenet_jax.data.sources import (
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
+from bisenet_jax.evaluation.protocol import protocol_of_training
 from bisenet_jax.files import write_json
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.pictures import comparison
+from bisenet_jax.panels import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import open_log
 from bisenet_jax.training.losses import check_class_weights
@@ -83,7 +84,8 @@ def train(options: config.Config, workdir: Path) -> dict:
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     train_step = parallel.compile_train_step(make_train_step(model, optimizer, options), mesh)
     normalization = Normalization(options.data.mean, options.data.std)
-    evaluate_step = make_evaluate_step(model, normalization, mesh)
+    protocol = protocol_of_training(options.augment.shrink)
+    evaluate_step = make_evaluate_step(model, normalization, mesh, protocol)
 
     began, total_steps = time.monotonic(), options.train.steps
     result: Scores | None = None
@@ -204,6 +206,7 @@ def score(
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
             mesh=mesh,
+            protocol=protocol_of_training(options.augment.shrink),
             visit=keep_first,
         )
     return scores(evaluation.confusion), pictures[0]

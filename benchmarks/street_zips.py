@@ -22,14 +22,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from bisenet_jax import command_line
-from bisenet_jax.data.cityscapes import (
+from bisenet_jax.data.cityscapes.archives import ZIPS
+from bisenet_jax.data.cityscapes.labels import (
     IMAGE_ENDING,
     IMAGE_FOLDER,
     LABEL_ENDING,
     LABEL_FOLDER,
     LABEL_ID_OF,
 )
-from bisenet_jax.data.cityscapes_archives import ZIPS
 from bisenet_jax.data.synthetic import SMALLEST, draw_street
 from bisenet_jax.errors import ConfigError
 

@@ -88,7 +88,9 @@ class AugmentConfig:
     crop_width: int = 1024
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # one is drawn per frame
     scale_range: tuple[float, float] | None = None  # instead: any scale between these two
-    shrink: int = 1  # the network sees the crop at 1/shrink of its size (paper, Cityscapes: 2)
+    # 2: the network sees the crop, and in scoring and use every image, at half size, as the
+    # paper does on Cityscapes.
+    shrink: int = 1
     class_share_limit: float = 1.0  # a crop that one class fills beyond this is drawn anew
     flip_probability: float = 0.5
     # Colour jitter; the paper mentions none. 0.4 draws a factor from [0.6, 1.4].
@@ -207,7 +209,7 @@ def validate(config: Config) -> Config:
     _check_range(
         {
             "config.augment.flip_probability": (augment.flip_probability, 0, 1),
-            "config.augment.shrink": (augment.shrink, 1, math.inf),
+            "config.augment.shrink": (augment.shrink, 1, 2),
             "config.augment.class_share_limit": (augment.class_share_limit, 0.01, 1),
             "config.augment.brightness": (augment.brightness, 0, 1),
             "config.augment.contrast": (augment.contrast, 0, 1),

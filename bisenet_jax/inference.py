@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, Outputs
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.resize import upsample
+from bisenet_jax.resize import resize, upsample
 
 PyTree = Any
 
@@ -21,7 +21,10 @@ LOGITS_STRIDE = 8
 
 
 def make_label_function(
-    model: BiSeNetV2, variables: PyTree, normalization: Normalization
+    model: BiSeNetV2,
+    variables: PyTree,
+    normalization: Normalization,
+    input_scale: float = 1.0,
 ) -> Callable[[jax.Array], jax.Array]:
     """The compiled `uint8 [B, H, W, 3] -> uint8 [B, H, W]` function of one set of weights.
 
@@ -31,27 +34,40 @@ def make_label_function(
         model: the network that the variables belong to.
         variables: `params` and `batch_stats`; those of boosters are left behind.
         normalization: the one the weights were trained with.
+        input_scale: how large the network sees an image, likewise; 0.5 is half as high and
+            wide, and the logits are enlarged again.
     """
-    return _bind(predict_labels, model, variables, normalization)
+    return _bind(predict_labels, model, variables, normalization, input_scale)
 
 
 def make_logits_function(
-    model: BiSeNetV2, variables: PyTree, normalization: Normalization
+    model: BiSeNetV2,
+    variables: PyTree,
+    normalization: Normalization,
+    input_scale: float = 1.0,
 ) -> Callable[[jax.Array], jax.Array]:
     """The same for logits, `uint8 [B, H, W, 3] -> float32 [B, H, W, classes]`."""
-    return _bind(predict_logits, model, variables, normalization)
+    return _bind(predict_logits, model, variables, normalization, input_scale)
 
 
 def predict_labels(
-    model: BiSeNetV2, variables: PyTree, images: jax.Array, normalization: Normalization
+    model: BiSeNetV2,
+    variables: PyTree,
+    images: jax.Array,
+    normalization: Normalization,
+    input_scale: float = 1.0,
 ) -> jax.Array:
     """The most likely class of each pixel, `uint8 [B, H, W]`."""
-    logits = predict_logits(model, variables, images, normalization)
+    logits = predict_logits(model, variables, images, normalization, input_scale)
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
 
 def predict_logits(
-    model: BiSeNetV2, variables: PyTree, images: jax.Array, normalization: Normalization
+    model: BiSeNetV2,
+    variables: PyTree,
+    images: jax.Array,
+    normalization: Normalization,
+    input_scale: float = 1.0,
 ) -> jax.Array:
     """Logits at the size of the images, `uint8 [B, H, W, 3] -> float32 [B, H, W, classes]`.
 
@@ -60,7 +76,10 @@ def predict_logits(
     """
     chex.assert_rank(images, 4)
     chex.assert_type(images, jnp.uint8)
-    return input_logits(model, variables, normalization.normalize(images))
+    height, width = images.shape[1:3]
+    scaled = (max(round(size * input_scale), 1) for size in (height, width))
+    inputs = resize(normalization.normalize(images), *scaled)
+    return resize(input_logits(model, variables, inputs), height, width)
 
 
 def input_logits(model: BiSeNetV2, variables: PyTree, inputs: jax.Array) -> jax.Array:
@@ -84,10 +103,11 @@ def _bind(
     model: BiSeNetV2,
     variables: PyTree,
     normalization: Normalization,
+    input_scale: float,
 ) -> Callable[[jax.Array], jax.Array]:
     # On the device once, not with every call.
     variables = jax.device_put(without_boosters(variables))
     compiled = jax.jit(
-        lambda variables, images: function(model, variables, images, normalization)
+        lambda variables, images: function(model, variables, images, normalization, input_scale)
     )
     return lambda images: compiled(variables, images)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bisenet_jax import media, pictures
 from bisenet_jax.data.classes import ClassSet
+from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import DataError
 from bisenet_jax.media import Input, Video
 from bisenet_jax.segmenter import Segmenter
@@ -104,11 +105,11 @@ def predict_pictures(
         class_set = segmenter.class_set
         paths = output_paths(frame.item, output)
         media.write_label_map(paths[0], labels)
-        pictures.write_picture(paths[1], pictures.colour_mask(labels, class_set))
+        write_picture(paths[1], pictures.colour_mask(labels, class_set))
         overlay = segmenter.overlay(frame.image, labels)
         counts = _count(labels, class_set)
         overlay = pictures.with_legend(overlay, class_set, np.flatnonzero(counts))
-        pictures.write_picture(paths[2], overlay)
+        write_picture(paths[2], overlay)
         report.pictures.append(_describe(frame, counts, paths, class_set))
         progress(True)
 
@@ -193,7 +194,7 @@ def _predict_open_video(
         if last is None:
             raise DataError(f"{item}: ended before its first frame was done; start it again")
     still = pictures.with_legend(last, class_set, np.flatnonzero(counts))
-    pictures.write_picture(paths[1], still)
+    write_picture(paths[1], still)
     seconds = time.monotonic() - began
     report.videos.append(
         _describe(first, counts, paths, class_set)

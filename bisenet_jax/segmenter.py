@@ -65,6 +65,7 @@ class Segmenter:
             "preset": weights.preset,
             "dtype": jnp.dtype(weights.model.dtype).name,
             "parameters": count_parameters(params),
+            "input_scale": weights.input_scale,
             "classes": list(self.class_set.names),
             "class_set": self.class_set.name,
             "miou": None if score is None else score.miou,
@@ -122,12 +123,16 @@ class Segmenter:
     @cached_property
     def _label(self) -> Any:
         weights = self._weights
-        return make_label_function(weights.model, weights.variables, weights.normalization)
+        return make_label_function(
+            weights.model, weights.variables, weights.normalization, weights.input_scale
+        )
 
     @cached_property
     def _logits(self) -> Any:
         weights = self._weights
-        return make_logits_function(weights.model, weights.variables, weights.normalization)
+        return make_logits_function(
+            weights.model, weights.variables, weights.normalization, weights.input_scale
+        )
 
 
 def _as_batch(images: np.ndarray) -> Any:

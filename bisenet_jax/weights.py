@@ -63,6 +63,7 @@ class Weights:
         variables: `params` and `batch_stats`, numpy float32, with or without boosters.
         class_set: what the class ids mean.
         normalization: the one it was trained with.
+        input_scale: how large it sees an image, 1 or, where it was trained on halved ones, 0.5.
         preset: the name that the model's fields started from.
         training: the configuration of the run as JSON values, or None.
         score: None where nothing was measured.
@@ -76,6 +77,7 @@ class Weights:
     class_set: ClassSet
     normalization: Normalization
     preset: str
+    input_scale: float = 1.0
     training: dict[str, Any] | None = None
     score: Score | None = None
     step: int | None = None
@@ -122,6 +124,7 @@ def write_weights(
         "model": model_fields(weights.model),
         "class_set": dataclasses.asdict(weights.class_set),
         "normalization": weights.normalization._asdict(),
+        "input_scale": weights.input_scale,
         "training": weights.training,
         "score": None if weights.score is None else dataclasses.asdict(weights.score),
         "step": weights.step,
@@ -153,7 +156,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         normalization = Normalization(**_tuples(metadata["normalization"]))
         score = None if metadata["score"] is None else Score(**metadata["score"])
         expected = metadata["content_hash"]
-        known = {name: metadata[name] for name in ("preset", "training", "step", "version")}
+        kept = ("preset", "input_scale", "training", "step", "version")
+        known = {name: metadata[name] for name in kept}
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(
             f"{path} describes its network in a way that cannot be read ({error}); export it "

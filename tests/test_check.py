@@ -15,11 +15,11 @@ from PIL import Image
 
 from bisenet_jax.config import AugmentConfig, Config, DataConfig, TrainConfig
 from bisenet_jax.data import statistics
-from bisenet_jax.data.check import check
+from bisenet_jax.data.check.check import check
+from bisenet_jax.data.check.survey import Failure, survey
 from bisenet_jax.data.classes import CAMVID
 from bisenet_jax.data.example import Example
 from bisenet_jax.data.sources import open_source
-from bisenet_jax.data.survey import Failure, survey
 from bisenet_jax.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]

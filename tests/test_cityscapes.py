@@ -8,11 +8,12 @@ from PIL import Image
 
 from benchmarks.street_zips import write_streets
 from bisenet_jax.config import DataConfig, validate
-from bisenet_jax.data.cityscapes import (
+from bisenet_jax.data.cityscapes.labels import (
     LABEL_ID_OF,
     LABELS,
     TRAIN_ID_OF,
     coding_of,
+    image_id_of,
     list_pairs,
 )
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE
@@ -89,6 +90,32 @@ def test_extracted_folders_are_a_source(root):
     np.testing.assert_array_equal(train[2]["label"], label)
     assert len(np.unique(label)) > 5
     assert len(val) == 1 and val[0]["name"] == "mittelhausen_000000_000019"
+
+
+def test_frames_are_described_by_their_headers(root):
+    source = open_source(DataConfig(source="cityscapes", root=str(root)), "val")
+    path = source.pairs[0].image
+    path.write_bytes(path.read_bytes()[:100])  # no pixels left
+    assert source.describe(0) == ("mittelhausen_000000_000019", 64, 96)
+    for content in (b"", b"<html>"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{path}: cannot be decoded"):
+            source.describe(0)
+
+
+@pytest.mark.parametrize(
+    "name, image_id",
+    [
+        ("berlin_000000_000019_leftImg8bit.png", "berlin_000000_000019"),
+        ("bad-stadt_000123_000456", "bad-stadt_000123_000456"),
+        ("berlin_000000_00019.png", None),
+        ("._berlin_000000_000019.png", None),
+        ("a_berlin_000000_000019.png", None),
+        ("", None),
+    ],
+)
+def test_image_id_of_a_file(name, image_id):
+    assert image_id_of(name) == image_id
 
 
 def test_no_truth_on_the_test_split(root):

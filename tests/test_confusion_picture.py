@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, ClassSet
+from bisenet_jax.drawing import DARK, ERROR_COLOUR
 from bisenet_jax.evaluation.confusion_picture import HIT_COLOUR, confusion_picture
-from bisenet_jax.pictures import DARK, ERROR_COLOUR
 
 
 def make_class_set(count: int) -> ClassSet:

@@ -5,18 +5,14 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE, ClassSet
+from bisenet_jax.drawing import DARK, LIGHT, contact_sheet, write_picture
+from bisenet_jax.panels import SMALLEST_PANEL, comparison
 from bisenet_jax.pictures import (
-    DARK,
-    LIGHT,
-    SMALLEST_PANEL,
     colour_mask,
-    comparison,
-    contact_sheet,
     legend,
     overlay,
     with_caption,
     with_legend,
-    write_picture,
 )
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from benchmarks.street_zips import write_streets
 from bisenet_jax.config import Config, DataConfig
-from bisenet_jax.data import cityscapes_writer, prepare
-from bisenet_jax.data.cityscapes_archives import ZIPS
-from bisenet_jax.data.records import CityscapesRecords, records_folder
-from bisenet_jax.data.sources import open_batches, open_source
+from bisenet_jax.data.cityscapes import preparation, writer
+from bisenet_jax.data.cityscapes.archives import ZIPS
+from bisenet_jax.data.cityscapes.records import CityscapesRecords, records_folder
+from bisenet_jax.data.sources import open_batches, open_sampler, open_source
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import DataError
 
@@ -47,7 +47,7 @@ def copied(zips, tmp_path) -> Path:
 
 
 def run(zips: Path, data_dir: Path, splits: tuple[str, ...] = tuple(COUNTS)) -> dict:
-    return prepare.prepare_cityscapes(zips, data_dir, list(splits), SHARD_BYTES)
+    return preparation.prepare_cityscapes(zips, data_dir, list(splits), SHARD_BYTES)
 
 
 def program(*arguments: object, before: str = "pass") -> subprocess.CompletedProcess:
@@ -102,9 +102,12 @@ def test_from_zips_to_batches(zips, tmp_path):
         assert example["image_id"].decode() == ours[index]["name"]
         np.testing.assert_array_equal(ours[index]["image"], image)
         np.testing.assert_array_equal(ours[index]["label"], label)
+        assert ours.describe(index) == (ours[index]["name"], 64, 96)
+    with pytest.raises(IndexError, match="9 is outside of 0 to 8"):
+        ours.describe(9)
     config = Config(data=DataConfig(source="cityscapes", root=str(tmp_path)))
     config.train.batch_size = 4
-    batches = open_batches(config, ours)
+    batches = open_batches(config, ours, open_sampler(config.data, ours))
     batch = next(batches)
     batches.close()
     place = [example["name"] for example in ours].index(batch["name"][2])
@@ -210,7 +213,7 @@ def test_a_full_disk(zips, tmp_path):
 
 def test_no_room_is_seen_before_the_start(zips, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")(100_000)
-    monkeypatch.setattr(cityscapes_writer.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         DataError, match=r"0.\d GB are needed, but 0.0 GB are free; .*--data_dir"
     ):
@@ -219,7 +222,7 @@ def test_no_room_is_seen_before_the_start(zips, tmp_path, monkeypatch):
 
 
 def test_one_run_at_a_time(zips, tmp_path):
-    with cityscapes_writer.locked(records_folder(tmp_path)):
+    with writer.locked(records_folder(tmp_path)):
         with pytest.raises(DataError, match="another run is writing here"):
             run(zips, tmp_path)
     assert run(zips, tmp_path)["frames_written"] == 12

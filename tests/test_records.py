@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from bisenet_jax.config import DataConfig
-from bisenet_jax.data.records import CityscapesRecords, records_folder
+from bisenet_jax.data.cityscapes.records import CityscapesRecords, records_folder
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import DataError
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bisenet_jax.data.cityscapes import LABEL_IDS
+from bisenet_jax.data.cityscapes.labels import LABEL_IDS
 from bisenet_jax.data.classes import CITYSCAPES, IGNORE
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.evaluation.instances import (

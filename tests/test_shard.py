@@ -5,8 +5,8 @@ import os
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from bisenet_jax.data import shard
-from bisenet_jax.data.shard import read_ends, write_shard
+from bisenet_jax.data.cityscapes import shard
+from bisenet_jax.data.cityscapes.shard import read_ends, write_shard
 from bisenet_jax.errors import DataError
 
 RECORDS = [bytes([index]) * (1000 * index + 1) for index in range(5)]

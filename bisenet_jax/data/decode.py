@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -85,12 +86,10 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     greys of other depths, which decoders rescale: id 1 of a 4-bit map would come out as 17.
     """
     image = _open(data, name, formats=("PNG",))
-    # The header chunk always comes first: these two bytes are in the same place in every PNG.
-    depth, colour_type = data[24], data[25]
-    if (depth, colour_type) != (8, 0) and colour_type != 3:
-        found = f"{depth}-bit {_PNG_COLOUR_TYPES.get(colour_type, 'PNG')}"
+    kind = png_kind(data)
+    if kind != "8-bit grey" and data[25] != 3:
         raise DataError(
-            f"{name}: label map is {found}, must be 8-bit grey (or palette) with the class id "
+            f"{name}: label map is {kind}, must be 8-bit grey (or palette) with the class id "
             "as the pixel value; write each pixel's class id (0, 1, 2, ... and 255 for "
             "ignored) into an 8-bit grey PNG"
         )
@@ -114,6 +113,25 @@ def decode_colours(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
+def read_size(file: str | Path | BinaryIO, name: str) -> tuple[int, int]:
+    """Height and width of a JPEG or PNG picture, from its header; `name` is for errors."""
+    try:
+        with Image.open(file, formats=("JPEG", "PNG")) as image:
+            return image.height, image.width
+    except _DAMAGE as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def png_kind(head: bytes) -> str | None:
+    """Such as `8-bit grey`, from the first 26 bytes of a PNG; None where they are not of one.
+
+    The header chunk always comes first: both facts are in the same place in every PNG.
+    """
+    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        return None
+    return f"{head[24]}-bit {_PNG_COLOUR_TYPES.get(head[25], 'PNG')}"
+
+
 def label_kind(path: str | Path) -> str:
     """What a PNG label map stores, from its header: grey, palette, RGB, ...; no pixel is read.
 
@@ -124,9 +142,10 @@ def label_kind(path: str | Path) -> str:
             head = file.read(26)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
+    kind = png_kind(head)
+    if kind is None:
         raise DataError(f"{path}: content is no PNG; fetch it again or save it as PNG")
-    return _PNG_COLOUR_TYPES.get(head[25], "PNG")
+    return kind.partition(" ")[2]
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -1,6 +1,6 @@
 """What every source of data gives, and what the loader makes of it."""
 
-from typing import Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
@@ -24,6 +24,14 @@ class Batch(TypedDict):
     label: np.ndarray
     size: np.ndarray
     name: list[str]
+
+
+class Frame(NamedTuple):
+    """What can be said of an example without decoding its pixels."""
+
+    name: str
+    height: int
+    width: int
 
 
 class Source(Protocol):

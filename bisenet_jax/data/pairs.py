@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bisenet_jax.data.coding import first_few
-from bisenet_jax.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image
-from bisenet_jax.data.example import Example
+from bisenet_jax.data.decode import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, read_size
+from bisenet_jax.data.example import Example, Frame
 from bisenet_jax.errors import DataError
 from bisenet_jax.files import fingerprint
 
@@ -59,6 +59,11 @@ class PairSource:
                 "have one size: export the pair again"
             )
         return {"image": image, "label": label, "name": pair.name}
+
+    def describe(self, index: int) -> Frame:
+        """Name and size of example `index`, from the header of its picture."""
+        pair = self.pairs[index]
+        return Frame(pair.name, *read_size(pair.image, str(pair.image)))
 
     def fingerprint(self) -> str:
         """Another text whenever a file or the coding is another."""

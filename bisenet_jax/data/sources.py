@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from bisenet_jax.config import SOURCES, Config, DataConfig
-from bisenet_jax.data import cityscapes, folder
+from bisenet_jax.data import folder
 from bisenet_jax.data.cache import CacheableSource, open_cache
 from bisenet_jax.data.camvid import open_camvid
+from bisenet_jax.data.cityscapes import labels as cityscapes
+from bisenet_jax.data.cityscapes.records import CityscapesRecords, is_described, records_folder
 from bisenet_jax.data.class_sets import find_class_set, find_labelling
 from bisenet_jax.data.classes import CAMVID, CAMVID_EXACT, CITYSCAPES, ClassSet
 from bisenet_jax.data.coco_stuff import open_coco_stuff
@@ -15,7 +17,6 @@ from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.example import Batch, Source
 from bisenet_jax.data.loader import Sampler, shuffled, training_batches
 from bisenet_jax.data.pairs import PairSource
-from bisenet_jax.data.records import CityscapesRecords, is_described, records_folder
 from bisenet_jax.data.sampling import balanced, require_match
 from bisenet_jax.data.statistics import read as read_statistics
 from bisenet_jax.data.synthetic import SyntheticStreets

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bisenet_jax.data.classes import ClassSet
-from bisenet_jax.pictures import ERROR_COLOUR, LIGHT, SMALLEST_EM, Colour, Font, Theme
+from bisenet_jax.drawing import ERROR_COLOUR, LIGHT, SMALLEST_EM, Colour, Font, Theme
 
 HIT_COLOUR = (24, 78, 160)
 SCALE_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)

@@ -12,10 +12,12 @@ tell apart, are no objects: what is hit of them counts nowhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from bisenet_jax.data.cityscapes import LABEL_IDS
+from bisenet_jax.data.cityscapes.labels import LABEL_IDS
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import DataError
 from bisenet_jax.evaluation.metrics import mean_of_present, ratio
@@ -79,6 +81,26 @@ class InstanceScores:
     category_iou: np.ndarray  # [7] float64, in the order of CITYSCAPES.categories
     mean_class_iou: float  # mean of class_iou without nan
     mean_category_iou: float  # mean of category_iou without nan
+
+
+def read_instances(root: str | Path, split: str, name: str) -> np.ndarray:
+    """The instance ids of one Cityscapes frame, `[H, W] int32`, from the extracted gtFine.
+
+    Args:
+        root: the folder that holds gtFine/.
+        split: train or val.
+        name: such as `aachen_000000_000019`.
+    """
+    city = name.partition("_")[0]
+    path = Path(root) / "gtFine" / split / city / f"{name}_gtFine_instanceIds.png"
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image, np.int32)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); --instances must be the folder that holds "
+            "gtFine/ with the *_instanceIds.png files"
+        ) from error
 
 
 def count_instances(predictions: np.ndarray, instances: np.ndarray) -> InstanceCounts:

@@ -82,6 +82,11 @@ class Protocol:
         return ", ".join(parts)
 
 
+def protocol_of_training(shrink: int) -> Protocol:
+    """The protocol that fits a network trained with `config.augment.shrink`."""
+    return Protocol({1: "full", 2: "half"}[shrink])
+
+
 def predict_by_protocol(
     model: BiSeNetV2,
     variables: PyTree,

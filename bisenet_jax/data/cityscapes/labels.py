@@ -7,6 +7,7 @@ Its label maps hold label ids (0 to 33). Networks learn train ids, 0 to 18; subm
 label ids again.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from bisenet_jax.data.pairs import Pair, existing_folder
 from bisenet_jax.errors import DataError
 
 SPLITS = ("train", "val", "test")
+FRAMES = {"train": 2975, "val": 500, "test": 1525}  # of the public splits
+HEIGHT, WIDTH = 1024, 2048  # of each of them
 IMAGE_FOLDER, LABEL_FOLDER = "leftImg8bit", "gtFine"
 IMAGE_ENDING, LABEL_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
 LAYOUT = (
@@ -98,8 +101,16 @@ LABEL_IDS = tuple(label.label_id for label in LABELS if not label.is_ignored)
 LABEL_ID_OF = np.zeros(256, np.uint8)
 LABEL_ID_OF[: len(LABEL_IDS)] = LABEL_IDS
 
+_IMAGE_ID = re.compile(r"[^_.]+_[0-9]{6}_[0-9]{6}")
+
 _CODING = id_coding(_TRAIN_IDS, "Cityscapes' label ids are 0 to 33, and 255 for license plate")
 _NO_TRUTH = id_coding(dict.fromkeys(range(256), IGNORE), "any value is ignored")
+
+
+def image_id_of(name: str) -> str | None:
+    """The CITY_SEQUENCE_FRAME that the name of a file begins with, or None."""
+    found = _IMAGE_ID.match(name)
+    return found and found[0]
 
 
 def coding_of(split: str) -> IdCoding:

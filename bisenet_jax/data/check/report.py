@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bisenet_jax.data.check.findings import Findings, Survey, canvas_of
 from bisenet_jax.data.classes import IGNORE, ClassSet
-from bisenet_jax.data.findings import Findings, Survey, canvas_of
 from bisenet_jax.data.statistics import Totals, add_up, suggest_class_weights
 
 SHOWN = 10  # errors, warnings and sizes on the terminal; the JSON has all

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bisenet_jax.data.cityscapes_archives import Archives, Frame
-from bisenet_jax.data.records import (
+from bisenet_jax.data.cityscapes.archives import Archives, Frame
+from bisenet_jax.data.cityscapes.records import (
     DATASET,
     FORMAT,
     import_tfds,
@@ -21,7 +21,7 @@ from bisenet_jax.data.records import (
     read_name,
     tfds_split,
 )
-from bisenet_jax.data.shard import partial_path, read_ends, write_shard, writing
+from bisenet_jax.data.cityscapes.shard import partial_path, read_ends, write_shard, writing
 from bisenet_jax.errors import DataError
 
 DATASET_NAME = DATASET.partition("/")[0]

@@ -7,16 +7,17 @@ array_record will do as well.
 """
 
 import bisect
+import io
 import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bisenet_jax.data.cityscapes import LAYOUT, coding_of
+from bisenet_jax.data.cityscapes.labels import LAYOUT, coding_of
 from bisenet_jax.data.coding import first_few
-from bisenet_jax.data.decode import decode_image, decode_label
-from bisenet_jax.data.example import Example
+from bisenet_jax.data.decode import decode_image, decode_label, read_size
+from bisenet_jax.data.example import Example, Frame
 from bisenet_jax.errors import DataError
 from bisenet_jax.files import fingerprint
 
@@ -65,16 +66,7 @@ class CityscapesRecords:
             DataError: names the file whose record is damaged, or the frame with pixels that
                 cannot be decoded or are no label ids.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside of 0 to {len(self) - 1}")
-        try:
-            record = self._records[index]
-        except RuntimeError as error:
-            path = self._files[bisect.bisect_right(self._ends, index)]
-            raise DataError(
-                f"{path}: record of frame {index} cannot be read ({error}); delete the folder "
-                f"{path.parent} and prepare it again"
-            ) from error
+        record = self._record(index)
         name = record["image_id"].decode()
         where = f"{self.data_dir} {self.split} {name}"
         image = decode_image(record["image_left"], f"{where} image_left")
@@ -85,6 +77,25 @@ class CityscapesRecords:
                 f"is {image.shape[1]}x{image.shape[0]}; prepare the data set again"
             )
         return {"image": image, "label": self._coding.decode(values, where), "name": name}
+
+    def describe(self, index: int) -> Frame:
+        """Name and size of frame `index`, from the header of its picture."""
+        record = self._record(index)
+        name = record["image_id"].decode()
+        where = f"{self.data_dir} {self.split} {name} image_left"
+        return Frame(name, *read_size(io.BytesIO(record["image_left"]), where))
+
+    def _record(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside of 0 to {len(self) - 1}")
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            path = self._files[bisect.bisect_right(self._ends, index)]
+            raise DataError(
+                f"{path}: record of frame {index} cannot be read ({error}); delete the folder "
+                f"{path.parent} and prepare it again"
+            ) from error
 
     def files(self) -> list[Path]:
         """Every file that the frames come from, in order."""

@@ -1,63 +1,25 @@
-"""Check a data set before training: every file read, every pixel counted.
+"""The check of a data set: walk its splits, judge what was met, print and write it."""
 
-    python -m bisenet_jax.data.check --config configs/synthetic.py
-    python -m bisenet_jax.data.check --config FILE --save_dir DIR --statistics FILE
-
-Prints sizes, ids, classes, mean, std and class weights (as flags to be pasted), and all that is
-wrong. --save_dir draws some frames of each split beside their labels; --statistics keeps the
-classes of each training frame, for config.data.sampling=balanced. Exit codes: 0 fit to train,
-with warnings or without; 2 errors in the data or the flags, 130 interrupted.
-"""
-
-import sys
 from collections.abc import Sequence
 from contextlib import closing
-from io import TextIOWrapper
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line
-from bisenet_jax.config import Config, validate
+from bisenet_jax.config import Config
 from bisenet_jax.data import statistics
-from bisenet_jax.data.check_report import json_report, text_report
+from bisenet_jax.data.check.contact_sheet import draw_contact_sheet
+from bisenet_jax.data.check.findings import Survey, judge
+from bisenet_jax.data.check.report import json_report, text_report
+from bisenet_jax.data.check.survey import survey
 from bisenet_jax.data.class_sets import find_class_set
-from bisenet_jax.data.contact_sheet import draw_contact_sheet
 from bisenet_jax.data.example import Source
-from bisenet_jax.data.findings import Survey, judge
 from bisenet_jax.data.sources import open_source
-from bisenet_jax.data.survey import survey
+from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import ConfigError, DataError
 from bisenet_jax.files import write_json
-from bisenet_jax.pictures import write_picture
 
 ROLES = ("train", "val")
-
-
-def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
-    flags.DEFINE_enum("split", "all", ("all", *ROLES), "Which splits of the config to check.")
-    flags.DEFINE_string("save_dir", None, "Folder for a contact sheet of each split.")
-    flags.DEFINE_string("statistics", None, "File for the classes of each training frame.")
-    flags.DEFINE_string("json", None, "File for all results.")
-
-
-def main() -> int:
-    values = flags.FLAGS
-    if values.config is None:
-        raise ConfigError("give --config FILE; --help shows an example")
-    # A file name may hold bytes that no terminal can show.
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return check(
-        validate(values.config),
-        roles=ROLES if values.split == "all" else (values.split,),
-        save_dir=values.save_dir,
-        statistics_file=values.statistics,
-        json_file=values.json,
-    )
 
 
 def check(
@@ -120,8 +82,3 @@ def read_split(source: Source, found: Survey, processes: int | None) -> None:
                 found.indices.append(index)
             else:
                 found.errors.append(result.message)
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, __doc__)

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bisenet_jax.data.archive import Archive, open_folder, open_zip
-from bisenet_jax.data.cityscapes import IMAGE_FOLDER, LABEL_FOLDER, pair_frames
+from bisenet_jax.data.cityscapes.archive import Archive, open_folder, open_zip
+from bisenet_jax.data.cityscapes.labels import IMAGE_FOLDER, LABEL_FOLDER, pair_frames
 from bisenet_jax.errors import DataError
 
 ZIPS = {

@@ -7,7 +7,9 @@ from PIL import Image
 
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.data.example import Example, Source
-from bisenet_jax.pictures import LIGHT, contact_sheet, labelled, legend
+from bisenet_jax.drawing import LIGHT, contact_sheet
+from bisenet_jax.panels import labelled
+from bisenet_jax.pictures import legend
 
 FRAMES = 8
 WIDEST = 400  # pixels of a frame on the sheet
