@@ -134,7 +134,7 @@ def test_a_photo_is_turned_as_its_camera_says(port):
 def test_a_large_picture_is_shrunk_for_the_network(port):
     told = post(port, encode(draw_street(1, 0, 64, 640)[0]), "/segment?longest=512")[1]
     assert told["picture"] == {"height": 64, "width": 640}
-    assert told["network"]["width"] == 512 and told["network"]["height"] == 51
+    assert told["labels"]["width"] == 512 and told["labels"]["height"] == 51
     assert Image.open(io.BytesIO(base64.b64decode(told["mask"]))).size == (512, 51)
     assert shrink(np.zeros((700, 4, 3), np.uint8), 512).shape == (512, 3, 3)
     assert shrink(STREET, 96) is STREET
@@ -142,7 +142,7 @@ def test_a_large_picture_is_shrunk_for_the_network(port):
 
 def test_the_first_picture_of_a_size_is_marked(port):
     photo = encode(draw_street(1, 0, 64, 80)[0])
-    marks = [post(port, photo)[1]["network"]["is_first_of_its_size"] for _ in range(2)]
+    marks = [post(port, photo)[1]["labels"]["is_first_of_its_size"] for _ in range(2)]
     assert marks == [True, False]
 
 

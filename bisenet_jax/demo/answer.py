@@ -12,7 +12,7 @@ from bisenet_jax import media
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.segmenter import Segmenter
 
-# Longest side of what the network sees, to choose from. The largest bounds memory: the logits
+# Longest sides that a picture may keep, to choose from. The largest bounds memory: the logits
 # of 19 classes then take 320 MB.
 LONGEST_SIDES = (512, 1024, 2048)
 
@@ -20,10 +20,11 @@ LONGEST_SIDES = (512, 1024, 2048)
 def answer(segmenter: Segmenter, content: bytes, longest: int) -> dict[str, Any]:
     """Segment the content of an image file; returns JSON values.
 
-    `classes` are those that were found, the largest `share` (0 to 1) first. `mask` is a PNG in
-    base64, of the size that the network saw. `milliseconds` has `decode` (bytes to pixels,
-    shrunk), `network` (pixels to the device, normalisation, network, class of each pixel, back)
-    and `draw` (shares, colours, PNG).
+    `picture` and `labels` have `height` and `width`; they differ where it was shrunk. `classes`
+    are those that were found, the largest `share` (0 to 1) first. `mask` is a PNG in base64, of
+    the size of the labels. `milliseconds` has `decode` (bytes to pixels, shrunk), `network`
+    (pixels to the device, normalisation, network, class of each pixel, back) and `draw`
+    (shares, colours, PNG).
 
     Args:
         segmenter: the network.
@@ -46,7 +47,7 @@ def answer(segmenter: Segmenter, content: bytes, longest: int) -> dict[str, Any]
     decode, network, draw = (1000 * np.diff(moments)).tolist()
     return {
         "picture": {"height": height, "width": width},
-        "network": {"height": image.shape[0], "width": image.shape[1]},
+        "labels": {"height": image.shape[0], "width": image.shape[1]},
         "classes": classes,
         "mask": mask,
         "milliseconds": {"decode": decode, "network": network, "draw": draw},

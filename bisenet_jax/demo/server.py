@@ -75,9 +75,9 @@ def make_app(segmenter: Segmenter, host: str = "127.0.0.1") -> Starlette:
             async with turns.network:
                 waited = time.perf_counter() - arrived
                 result = await run_in_threadpool(answer, segmenter, content, longest)
-                size = (result["network"]["height"], result["network"]["width"])
+                size = (result["labels"]["height"], result["labels"]["width"])
                 # A new size compiles, and the page is to say so.
-                result["network"]["is_first_of_its_size"] = size not in seen
+                result["labels"]["is_first_of_its_size"] = size not in seen
                 seen.add(size)
         result["milliseconds"]["wait"] = 1000 * waited
         return JSONResponse(result)
