@@ -157,7 +157,7 @@ def main() -> None:
         if where:
             print(f"{what} in {where}")
     if _CONFUSION.value:
-        picture = confusion_picture(confusion, class_set, title=f"{class_set.name} {split}")
+        picture = confusion_picture(confusion, class_set, title=f"{data_set(options)} {split}")
         write_picture(_CONFUSION.value, picture)
     if _JSON.value:
         summary = score_summary(
@@ -228,9 +228,22 @@ def describe(
     if protocol.is_plain and _BUCKET.value > STRIDE:
         bucket = f", padded to multiples of {_BUCKET.value}"
     return (
-        f"{class_set.name} {split}, {evaluation.images} images of {sizes}{more}, {protocol}"
-        f"{bucket}, {options.model.dtype}, labels never resized, one confusion matrix"
+        f"{data_set(options)} {split}, {evaluation.images} images of {sizes}{more}, "
+        f"{len(class_set)} classes, {protocol}{bucket}, {options.model.dtype}, labels never "
+        "resized, one confusion matrix"
     )
+
+
+def data_set(options: Config) -> str:
+    """The name of what was scored; the built-in streets show Cityscapes' classes, no more."""
+    names = {
+        "synthetic": "synthetic streets",
+        "folder": Path(options.data.root).resolve().name,
+        "cityscapes": "Cityscapes",
+        "camvid": "CamVid",
+        "coco_stuff": "COCO-Stuff",
+    }
+    return names[options.data.source]
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ ROOMS = {
         "tqdm",
         "ml_collections",
         "scipy",
-        "kornia_rs",
+        "imagecodecs",
         "array_record",
         "tensorflow_datasets",
         "bisenet_jax.errors",
@@ -104,7 +104,7 @@ KEEPERS = {
     "tensorflow_datasets": {"bisenet_jax.data"},
 }
 # Packages that a module may import inside a function only: they are optional or slow to load.
-INSIDE_FUNCTIONS_ONLY = {"tensorflow_datasets", "kornia_rs", "scipy", "cv2"}
+INSIDE_FUNCTIONS_ONLY = {"tensorflow_datasets", "imagecodecs", "scipy", "cv2"}
 
 
 class Import(NamedTuple):

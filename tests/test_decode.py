@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.data import decode
-from bisenet_jax.data.decode import decode_label, label_kind, read_image, read_label
+from bisenet_jax.data.decode import decode_label, read_image, read_label
 from bisenet_jax.errors import DataError
 
 
@@ -193,7 +193,7 @@ def test_decompression_bomb_is_a_data_error(side):
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
 @pytest.mark.parametrize("flaw", [None, "cut", "flipped"])
 def test_fast_decoder_agrees_with_pillow(mode, flaw, tmp_path, monkeypatch):
-    pytest.importorskip("kornia_rs")
+    pytest.importorskip("imagecodecs")
     values = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
     pixels = {"RGB": values[..., :3], "RGBA": values, "I;16": values[..., 0].astype(np.uint16)}
     picture = Image.fromarray(pixels.get(mode, values[..., 0]))
@@ -214,25 +214,29 @@ def test_fast_decoder_agrees_with_pillow(mode, flaw, tmp_path, monkeypatch):
     def read_bytes(array: np.ndarray) -> str:
         return f"{array.shape} {array.tobytes().hex()}"
 
-    by_pillow = outcome()
-    monkeypatch.setattr(decode, "parent_process", lambda: "a loader process")
-    decode._kornia_png_decoder.cache_clear()
-    try:
-        assert decode._kornia_png_decoder() is not None
-        assert outcome() == by_pillow
-    finally:
-        decode._kornia_png_decoder.cache_clear()
+    by_codecs = outcome()
+    monkeypatch.setattr(decode, "_fast_codecs", lambda: None)
+    assert outcome() == by_codecs
 
 
-def test_kind_of_a_label_map(tmp_path, picture, ids):
-    assert label_kind(save(tmp_path / "a.png", ids)) == "grey"
-    assert label_kind(save(tmp_path / "b.png", picture)) == "RGB"
-    Image.fromarray(ids).convert("P").save(tmp_path / "c.png")
-    assert label_kind(tmp_path / "c.png") == "palette"
-    # Only the header counts.
-    (tmp_path / "d.png").write_bytes((tmp_path / "c.png").read_bytes()[:26])
-    assert label_kind(tmp_path / "d.png") == "palette"
-    with pytest.raises(DataError, match=r"e\.png: content is no PNG"):
-        label_kind(save(tmp_path / "e.png", picture, format="JPEG"))
-    with pytest.raises(DataError, match=r"f\.png: cannot be read \(No such file"):
-        label_kind(tmp_path / "f.png")
+def test_fast_decoder_is_used_where_it_may_be(tmp_path, picture, monkeypatch):
+    codecs = pytest.importorskip("imagecodecs")
+    decoded = []
+    monkeypatch.setattr(codecs, "png_decode", lambda data: decoded.append(len(data)) or picture)
+    read_image(save(tmp_path / "plain.png", picture))
+    assert len(decoded) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    read_image(save(tmp_path / "exif.png", picture, exif=exif))
+    read_image(save(tmp_path / "grey.png", picture[..., 0]))
+    assert len(decoded) == 1
+
+
+def test_whole_jpeg_has_the_same_bits_by_both_decoders(tmp_path, picture, monkeypatch):
+    pytest.importorskip("imagecodecs")
+    smooth = np.asarray(Image.fromarray(picture).resize((320, 240)))
+    data = save(tmp_path / "a.jpg", smooth, quality=95, subsampling=0).read_bytes()
+    image = decode.decode_whole_jpeg(data, "a.jpg")
+    np.testing.assert_array_equal(image, decode.decode_image(data, "a.jpg"))
+    monkeypatch.setattr(decode, "_fast_codecs", lambda: None)
+    np.testing.assert_array_equal(decode.decode_whole_jpeg(data, "a.jpg"), image)

@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bisenet_jax.data import decode
 from bisenet_jax.data.classes import CAMVID
 from bisenet_jax.data.coding import plain_ids
-from bisenet_jax.data.decode import read_image
 from bisenet_jax.data.example import Batch, Example
 from bisenet_jax.data.folder import list_pairs
 from bisenet_jax.data.loader import evaluation_examples, training_batches
@@ -322,33 +319,3 @@ def test_killed_worker_ends_the_stream_with_a_cure():
             for _ in range(50):
                 next(batches)
     assert not multiprocessing.active_children()
-
-
-class Decoders:
-    """Tells in its label which decoder a process has for plain PNGs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Example:
-        image = read_image(self.path)
-        is_fast = decode._kornia_png_decoder() is not None
-        return {
-            "image": image,
-            "label": np.full(image.shape[:2], is_fast, np.uint8),
-            "name": "",
-        }
-
-
-def test_workers_decode_png_by_the_fast_decoder_to_the_same_bits(tmp_path):
-    pytest.importorskip("kornia_rs")
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    source = Decoders(tmp_path / "a.png")
-    for workers in (0, 1):
-        (batch,) = take(1, source, workers=workers)
-        np.testing.assert_array_equal(batch["image"], np.stack([pixels] * 4))
-        assert (batch["label"] == workers).all()

@@ -27,7 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tqdm import tqdm
 
-from bisenet_jax.data.decode import decode_image, decode_label
+from bisenet_jax.data.decode import decode_label, decode_whole_jpeg
 from bisenet_jax.data.example import Example, Source
 from bisenet_jax.errors import DataError
 from bisenet_jax.files import write_json
@@ -89,7 +89,8 @@ class JpegSource:
         """Example `index`: `image [H, W, 3] uint8`, `label [H, W] uint8`, `name`."""
         record, name = self._records[index], self.names[index]
         (length,) = _LENGTH.unpack_from(record)
-        image = decode_image(record[_LENGTH.size : _LENGTH.size + length], f"cache of {name}")
+        # Whole, as each record has a checksum.
+        image = decode_whole_jpeg(record[_LENGTH.size :][:length], f"cache of {name}")
         label = decode_label(record[_LENGTH.size + length :], f"cache of {name}")
         return {"image": image, "label": label, "name": name}
 

@@ -46,9 +46,9 @@ def training_batches(
 
     Args:
         batch_size: examples of a batch over all processes; an epoch's end may lie within one.
-        workers: processes that decode, 0 for none. Threads decode in parallel too and spare
-            the copy through shared memory (`/dev/shm`, which containers keep small); workers
-            are faster on PNG (docs/data.md). They are spawned, so that the main script needs
+        workers: processes that decode, 0 for none, which is mostly faster: threads decode in
+            parallel too and spare the copies through shared memory (`/dev/shm`, which
+            containers keep small). Workers are spawned, so that the main script needs
             `if __name__ == "__main__":`.
         threads: decoding threads, in each worker if there are any; 0 decodes in the caller.
         prefetch_bytes: of decoded batches, finished or in the making; one batch at least.
