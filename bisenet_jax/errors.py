@@ -34,3 +34,7 @@ class TrainingError(UserError):
 
 class WeightsError(UserError):
     """A weights file that is damaged, of another kind, or not of the network it describes."""
+
+
+class ExportError(UserError):
+    """A network that cannot be written in a format, or a file that computes something else."""

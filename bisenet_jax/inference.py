@@ -76,10 +76,23 @@ def predict_logits(
     """
     chex.assert_rank(images, 4)
     chex.assert_type(images, jnp.uint8)
-    height, width = images.shape[1:3]
-    scaled = (max(round(size * input_scale), 1) for size in (height, width))
-    inputs = resize(normalization.normalize(images), *scaled)
-    return resize(input_logits(model, variables, inputs), height, width)
+    return scaled_logits(model, variables, normalization.normalize(images), input_scale)
+
+
+def scaled_logits(
+    model: BiSeNetV2, variables: PyTree, inputs: jax.Array, input_scale: float = 1.0
+) -> jax.Array:
+    """`predict_logits` of images that are normalised already, `[B, H, W, 3] float32`."""
+    if input_scale == 1:
+        return input_logits(model, variables, inputs)
+    height, width = inputs.shape[1:3]
+    scaled = resize(inputs, *scaled_size(height, width, input_scale))
+    return resize(input_logits(model, variables, scaled), height, width)
+
+
+def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
+    """How large the network sees an image."""
+    return max(round(height * input_scale), 1), max(round(width * input_scale), 1)
 
 
 def input_logits(model: BiSeNetV2, variables: PyTree, inputs: jax.Array) -> jax.Array:

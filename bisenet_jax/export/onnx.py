@@ -1,0 +1,208 @@
+"""The network as an ONNX file that holds its preprocessing and is checked before it is written.
+
+A direct writer over the folded network: static shapes, plain operators, float32 inside.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bisenet_jax import __version__
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.export.description import FLOAT_LOGITS, IOS, UINT8_LABELS, describe
+from bisenet_jax.export.graph import Graph, Tensor
+from bisenet_jax.export.network import add_network
+from bisenet_jax.export.verification import Program, Verification, make_reference, verify
+from bisenet_jax.files import write_bytes
+from bisenet_jax.folding import ScaleShift, fold_batchnorm
+from bisenet_jax.inference import LOGITS_STRIDE, scaled_size
+from bisenet_jax.model.bisenetv2 import STRIDE
+from bisenet_jax.normalization import Normalization
+from bisenet_jax.weights import Weights
+
+OPSET = 17  # read by TensorRT from 8.5 and onnxruntime from 1.12 on
+IR_VERSION = 8  # the one of that opset
+
+
+def export_onnx(
+    path: str | os.PathLike[str],
+    weights: Weights,
+    *,
+    height: int,
+    width: int,
+    batch: int = 1,
+    io: str = UINT8_LABELS,
+    batches: Iterable[np.ndarray],
+) -> Verification:
+    """Write the network for images of one size, if onnxruntime computes the same from it.
+
+    The file computes in float32, whatever the dtype of the network's activations.
+
+    Args:
+        path: of the file.
+        weights: what to write; boosters are left behind.
+        height, width, batch: of the images, any numbers above 0.
+        io: `uint8-labels`: `images [B, H, W, 3] uint8`, red first -> `labels [B, H, W] uint8`,
+            everything between them inside; `float-logits`: `images [B, 3, H, W] float32`,
+            normalised -> `logits [B, classes, H, W] float32`.
+        batches: images to compare on, each `[batch, height, width, 3] uint8`.
+
+    Raises:
+        ConfigError: for sizes, an io or a number of classes that cannot be, and without onnx
+            and onnxruntime.
+        ExportError: when the file would compute something else; none is written then.
+    """
+    onnx, _ = _import_libraries()
+    if io not in IOS:
+        raise ConfigError(f"io {io!r} is not known; choose from {IOS}")
+    for name, size in (("height", height), ("width", width), ("batch", batch)):
+        if size < 1:
+            raise ConfigError(f"{name} {size} must be at least 1")
+    weights = _in_float32(weights)
+    if io == UINT8_LABELS and weights.model.num_classes > 256:
+        raise ConfigError(
+            f"{weights.model.num_classes} classes do not fit uint8 labels; choose io "
+            f"{FLOAT_LOGITS!r}"
+        )
+    # The network looks at its own switches before anything is made of them.
+    reference = make_reference(weights)
+    graph = Graph()
+    images, logits = _add_program(graph, weights, (batch, height, width), io)
+    output = logits
+    if io == UINT8_LABELS:
+        # By way of float32: TensorRT makes uint8 of nothing else.
+        labels = graph.cast(graph.argmax(logits, "class_ids"), "class_ids_float", "float32")
+        output = graph.cast(labels, "labels", "uint8")
+    properties = describe(weights, io)
+    content = _serialize(onnx, graph, images, [output], properties)
+    # Logits are compared where the file tells none, too.
+    observed = _serialize(onnx, graph, images, [logits], properties)
+    program = _make_program(content, observed, weights.normalization, io)
+    found = verify(f"{path} in onnxruntime", program, reference, batches)
+    write_bytes(path, content)
+    return found
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of `export_onnx` says of itself."""
+    onnx, _ = _import_libraries()
+    model = onnx.load(os.fspath(path))
+    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+
+
+def _add_program(
+    graph: Graph, weights: Weights, size: tuple[int, int, int], io: str
+) -> tuple[Tensor, Tensor]:
+    """The input of the graph, and logits `[B, classes, H, W]`: `inference.predict_logits`."""
+    batch, height, width = size
+    if io == UINT8_LABELS:
+        images = Tensor("images", (batch, height, width, 3), "uint8")
+        x = graph.channels_first(
+            graph.cast(images, "preprocessing/cast", "float32"), "preprocessing/channels_first"
+        )
+        x = graph.scale_shift(x, "preprocessing", _normalization_layer(weights.normalization))
+    else:
+        x = images = Tensor("images", (batch, 3, height, width))
+    seen_height, seen_width = scaled_size(height, width, weights.input_scale)
+    x = graph.resize(x, "preprocessing/resize", seen_height, seen_width, "bilinear")
+    padded = (seen_height + -seen_height % STRIDE, seen_width + -seen_width % STRIDE)
+    # Zeros after normalisation are the mean colour.
+    x = graph.pad(x, "preprocessing/pad", *padded)
+    folded = fold_batchnorm(weights.model, weights.variables)
+    x = add_network(graph, weights.model, folded, x)
+    grown = (LOGITS_STRIDE * x.shape[2], LOGITS_STRIDE * x.shape[3])
+    x = graph.resize(x, "postprocessing/grow", *grown, "bilinear")
+    x = graph.cut(x, "postprocessing/cut", seen_height, seen_width)
+    x = graph.resize(x, "postprocessing/resize", height, width, "bilinear")
+    return images, graph.rename(x, "logits")
+
+
+def _normalization_layer(normalization: Normalization) -> ScaleShift:
+    """`Normalization.normalize` as one scale and shift."""
+    mean, std = (np.asarray(numbers, np.float64) for numbers in normalization)
+    return ScaleShift((1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32))
+
+
+def _serialize(
+    onnx: Any, graph: Graph, image: Tensor, outputs: list[Tensor], properties: dict[str, Any]
+) -> bytes:
+    helper = onnx.helper
+
+    def element_type(dtype: Any) -> int:
+        return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def value_info(tensor: Tensor) -> Any:
+        return helper.make_tensor_value_info(
+            tensor.name, element_type(tensor.dtype), tensor.shape
+        )
+
+    nodes = []
+    for operator, inputs, name, attributes in graph.nodes:
+        numbers = {
+            key: element_type(value) if isinstance(value, np.dtype) else value
+            for key, value in attributes.items()
+        }
+        nodes.append(helper.make_node(operator, inputs, [name], name=name, **numbers))
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "bisenetv2",
+            [value_info(image)],
+            [value_info(tensor) for tensor in outputs],
+            [
+                onnx.numpy_helper.from_array(array, key)
+                for key, array in graph.constants.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="bisenet_jax",
+        producer_version=__version__,
+    )
+    helper.set_model_props(
+        model,
+        {key: json.dumps(value, ensure_ascii=False) for key, value in properties.items()},
+    )
+    # Every tensor gets its shape, and a contradiction among them is an error.
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _make_program(
+    content: bytes, observed: bytes, normalization: Normalization, io: str
+) -> Program:
+    _, onnxruntime = _import_libraries()
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(content, providers=providers)
+    observer = onnxruntime.InferenceSession(observed, providers=providers)
+
+    def program(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if io == UINT8_LABELS:
+            (labels,) = session.run(None, {"images": images})
+            (logits,) = observer.run(["logits"], {"images": images})
+            return labels, logits.transpose(0, 2, 3, 1)
+        inputs = np.asarray(normalization.normalize(images)).transpose(0, 3, 1, 2)
+        (logits,) = session.run(None, {"images": inputs})
+        return logits.argmax(1), logits.transpose(0, 2, 3, 1)
+
+    return program
+
+
+def _in_float32(weights: Weights) -> Weights:
+    return replace(weights, model=weights.model.clone(dtype="float32"))
+
+
+def _import_libraries() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(
+            "the format onnx needs onnx and onnxruntime: pip install 'bisenet_jax[export]'"
+        ) from error
+    return onnx, onnxruntime

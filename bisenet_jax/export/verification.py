@@ -1,0 +1,131 @@
+"""Whether an exported program computes what the network does, asked before a file is written."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from bisenet_jax import media
+from bisenet_jax.data.synthetic import SMALLEST, draw_street
+from bisenet_jax.errors import ConfigError, ExportError
+from bisenet_jax.inference import make_logits_function
+from bisenet_jax.weights import Weights
+
+LEAST_EQUAL_LABELS = 0.999  # of all pixels; the rest are ties that rounding decides
+LARGEST_LOGIT_DIFFERENCE = 1e-3
+DRAWN_BATCHES = 2
+
+# `uint8 [B, H, W, 3]` -> labels `[B, H, W]` and, where the program tells them, logits
+# `[B, H, W, classes]`.
+Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+class Verification(NamedTuple):
+    """What was found.
+
+    Attributes:
+        images: how many were compared.
+        equal_labels: share of their pixels.
+        logit_difference: the largest, None where the program tells labels only.
+    """
+
+    images: int
+    equal_labels: float
+    logit_difference: float | None
+
+    def __str__(self) -> str:
+        logits = ""
+        if self.logit_difference is not None:
+            logits = f", logits within {self.logit_difference:.1e}"
+        return (
+            f"verified on {self.images} images: {100 * self.equal_labels:.3f} % of the labels "
+            f"equal{logits}"
+        )
+
+
+def verify(
+    name: str, program: Program, reference: Program, batches: Iterable[np.ndarray]
+) -> Verification:
+    """Compare two programs on pictures.
+
+    Args:
+        name: of the exported program, for the error.
+        program: what is to be written.
+        reference: the network itself, with logits.
+        batches: each `[B, H, W, 3] uint8`.
+
+    Raises:
+        ExportError: where they differ by more than rounding explains.
+    """
+    images = pixels = equal = 0
+    difference: float | None = None
+    for batch in batches:
+        labels, logits = program(batch)
+        right_labels, right_logits = reference(batch)
+        images += len(batch)
+        pixels += right_labels.size
+        equal += int((labels == right_labels).sum())
+        if logits is not None and right_logits is not None:
+            # nan is the largest difference of all.
+            difference = float(np.max([difference or 0, np.abs(logits - right_logits).max()]))
+    found = Verification(images, equal / pixels, difference)
+    is_close = difference is None or difference <= LARGEST_LOGIT_DIFFERENCE
+    if found.equal_labels < LEAST_EQUAL_LABELS or not is_close:
+        raise ExportError(
+            f"{name} is not the network, and was not written ({found}; at least "
+            f"{100 * LEAST_EQUAL_LABELS} % and logits within {LARGEST_LOGIT_DIFFERENCE} are "
+            "asked for): please report it with the network's description"
+        )
+    return found
+
+
+def make_reference(weights: Weights) -> Program:
+    """The network itself, on the CPU, where float32 convolutions are float32."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        function = make_logits_function(
+            weights.model, weights.variables, weights.normalization, weights.input_scale
+        )
+
+    def reference(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with jax.default_device(jax.devices("cpu")[0]):
+            logits = np.asarray(function(jax.numpy.asarray(images)))
+        return logits.argmax(-1), logits
+
+    return reference
+
+
+def drawn_batches(batch: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """Streets as `[batch, height, width, 3] uint8`, cut where that is smaller than a street."""
+    drawn_size = max(height, SMALLEST), max(width, SMALLEST)
+    for first in range(0, DRAWN_BATCHES * batch, batch):
+        streets = [draw_street(0, first + i, *drawn_size)[0] for i in range(batch)]
+        yield np.stack(streets)[:, :height, :width]
+
+
+def picture_batches(
+    folder: str | os.PathLike[str], batch: int, height: int, width: int
+) -> Iterator[np.ndarray]:
+    """The pictures of a folder, each resized; the last batch is filled up with its last one.
+
+    Raises:
+        ConfigError: for a folder without pictures.
+    """
+    inputs = [item for item in media.find_inputs([str(folder)]) if not item.is_video]
+    if not inputs:
+        raise ConfigError(f"{folder} holds no picture to verify with; give another folder")
+    for first in range(0, len(inputs), batch):
+        pictures = [
+            _resize(media.read_picture(str(item.source)), height, width)
+            for item in inputs[first : first + batch]
+        ]
+        yield np.stack(pictures + pictures[-1:] * (batch - len(pictures)))
+
+
+def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture
+    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
