@@ -53,7 +53,7 @@ class Graph:
     def conv(
         self, x: Tensor, name: str, layer: Convolution, *, stride: int = 1, relu: bool = False
     ) -> Tensor:
-        """Padded by half the kernel, as everywhere in the network; ReLU is a node of its own."""
+        """Padded by half the kernel, as all of the network; ReLU is a node of its own."""
         size, _, group_inputs, features = layer.kernel.shape
         kernel = self._constant(f"{name}/kernel", layer.kernel.transpose(3, 2, 0, 1))
         bias = self._constant(f"{name}/bias", layer.bias)

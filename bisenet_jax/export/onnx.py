@@ -5,10 +5,10 @@ A direct writer over the folded network: static shapes, plain operators, float32
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from bisenet_jax import __version__
@@ -16,7 +16,13 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.description import FLOAT_LOGITS, IOS, UINT8_LABELS, describe
 from bisenet_jax.export.graph import Graph, Tensor
 from bisenet_jax.export.network import add_network
-from bisenet_jax.export.verification import Program, Verification, make_reference, verify
+from bisenet_jax.export.verification import (
+    Program,
+    Verification,
+    image_batches,
+    make_reference,
+    verify,
+)
 from bisenet_jax.files import write_bytes
 from bisenet_jax.folding import ScaleShift, fold_batchnorm
 from bisenet_jax.inference import LOGITS_STRIDE, scaled_size
@@ -36,7 +42,7 @@ def export_onnx(
     width: int,
     batch: int = 1,
     io: str = UINT8_LABELS,
-    batches: Iterable[np.ndarray],
+    pictures: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Write the network for images of one size, if onnxruntime computes the same from it.
 
@@ -49,7 +55,7 @@ def export_onnx(
         io: `uint8-labels`: `images [B, H, W, 3] uint8`, red first -> `labels [B, H, W] uint8`,
             everything between them inside; `float-logits`: `images [B, 3, H, W] float32`,
             normalised -> `logits [B, classes, H, W] float32`.
-        batches: images to compare on, each `[batch, height, width, 3] uint8`.
+        pictures: folder of images to compare on; None draws streets.
 
     Raises:
         ConfigError: for sizes, an io or a number of classes that cannot be, and without onnx
@@ -82,6 +88,7 @@ def export_onnx(
     # Logits are compared where the file tells none, too.
     observed = _serialize(onnx, graph, images, [logits], properties)
     program = _make_program(content, observed, weights.normalization, io)
+    batches = image_batches(pictures, batch, height, width)
     found = verify(f"{path} in onnxruntime", program, reference, batches)
     write_bytes(path, content)
     return found
@@ -186,7 +193,7 @@ def _make_program(
             (labels,) = session.run(None, {"images": images})
             (logits,) = observer.run(["logits"], {"images": images})
             return labels, logits.transpose(0, 2, 3, 1)
-        inputs = np.asarray(normalization.normalize(images)).transpose(0, 3, 1, 2)
+        inputs = np.asarray(normalization.normalize(jnp.asarray(images))).transpose(0, 3, 1, 2)
         (logits,) = session.run(None, {"images": inputs})
         return logits.argmax(1), logits.transpose(0, 2, 3, 1)
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ import numpy as np
 
 from bisenet_jax.errors import ConfigError, ExportError
 from bisenet_jax.export.description import IOS, UINT8_LABELS, describe
-from bisenet_jax.export.verification import Verification, make_reference, verify
+from bisenet_jax.export.verification import Verification, image_batches, make_reference, verify
 from bisenet_jax.files import write_bytes, write_json
 from bisenet_jax.inference import predict_labels, scaled_logits, without_boosters
-from bisenet_jax.model.bisenetv2 import STRIDE
 from bisenet_jax.weights import Weights
 
 PLATFORMS = ("cpu", "cuda")
@@ -36,8 +34,8 @@ program_path, inputs_path, outputs_path = sys.argv[1:]
 with open(program_path, "rb") as file:
     program = export.deserialize(bytearray(file.read()))
 with np.load(inputs_path) as inputs:
-    outputs = {name: np.asarray(program.call(inputs[name])) for name in inputs}
-np.savez(outputs_path, **outputs)
+    outputs = [np.asarray(program.call(inputs[name])) for name in inputs.files]
+np.savez(outputs_path, *outputs)
 """
 
 
@@ -49,7 +47,7 @@ def export_stablehlo(
     width: int | None = None,
     batch: int | None = None,
     io: str = UINT8_LABELS,
-    batches: Iterable[np.ndarray],
+    pictures: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Write the network if a fresh process computes the same from it; and PATH.json beside it.
 
@@ -62,7 +60,8 @@ def export_stablehlo(
         batch: number of images; None for any.
         io: `uint8-labels`: `[B, H, W, 3] uint8`, red first -> `[B, H, W] uint8`;
             `float-logits`: `[B, H, W, 3] float32`, normalised -> `[B, H, W, classes] float32`.
-        batches: images to compare on, each `[B, H, W, 3] uint8`.
+        pictures: folder of images to compare on; None draws streets. What the program leaves
+            open is tried with two values.
 
     Raises:
         ConfigError: for sizes and an io that cannot be, for a network whose program depends on
@@ -85,7 +84,10 @@ def export_stablehlo(
         jax.ShapeDtypeStruct(shape, dtype)
     )
     content = _serialize(exported)
-    batches = list(batches)
+    sizes = zip(
+        _tried(batch, 1, 3), _tried(height, 128, 96), _tried(width, 256, 160), strict=True
+    )
+    batches = [images for size in sizes for images in image_batches(pictures, *size)]
     results = iter(_run_in_a_fresh_process(content, [_inputs(weights, io, b) for b in batches]))
 
     def reloaded(_: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -94,8 +96,8 @@ def export_stablehlo(
 
     found = verify(f"{path}, reloaded,", reloaded, make_reference(weights), batches)
     write_bytes(path, content)
-    sizes = {"input": [str(size) for size in shape], "platforms": list(PLATFORMS)}
-    write_json(f"{path}.json", describe(weights, io) | sizes)
+    about = {"input": [str(size) for size in shape], "platforms": list(PLATFORMS)}
+    write_json(f"{path}.json", describe(weights, io) | about)
     return found
 
 
@@ -111,7 +113,11 @@ def _shape(
         _require_size_free(weights)
     sides = ("32*h", "32*w") if height is None else (str(height), str(width))
     names = ", ".join(("b" if batch is None else str(batch), *sides, "3"))
-    return jax.export.symbolic_shape(names)
+    return tuple(jax.export.symbolic_shape(names))
+
+
+def _tried(size: int | None, *values: int) -> tuple[int, ...]:
+    return values if size is None else (size,) * len(values)
 
 
 def _require_size_free(weights: Weights) -> None:
@@ -149,7 +155,7 @@ def _run_in_a_fresh_process(content: bytes, batches: list[np.ndarray]) -> list[n
     with tempfile.TemporaryDirectory(prefix="bisenet_jax_") as folder:
         paths = [Path(folder) / name for name in ("program", "inputs.npz", "outputs.npz")]
         paths[0].write_bytes(content)
-        np.savez(paths[1], **{f"{i:06d}": b for i, b in enumerate(batches)})
+        np.savez(paths[1], *batches)
         command = [sys.executable, "-c", _RELOAD, *map(str, paths)]
         # On the CPU: this process may hold the accelerator's memory.
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -161,4 +167,4 @@ def _run_in_a_fresh_process(content: bytes, batches: list[np.ndarray]) -> list[n
                 f"{last_line}"
             )
         with np.load(paths[2]) as outputs:
-            return [outputs[name] for name in sorted(outputs)]
+            return [outputs[name] for name in outputs.files]

@@ -1,4 +1,4 @@
-"""Whether an exported program computes what the network does, asked before a file is written."""
+"""Whether an exported program computes what the network does: asked before it is written."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -97,31 +97,38 @@ def make_reference(weights: Weights) -> Program:
     return reference
 
 
-def drawn_batches(batch: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """Streets as `[batch, height, width, 3] uint8`, cut where that is smaller than a street."""
-    drawn_size = max(height, SMALLEST), max(width, SMALLEST)
-    for first in range(0, DRAWN_BATCHES * batch, batch):
-        streets = [draw_street(0, first + i, *drawn_size)[0] for i in range(batch)]
-        yield np.stack(streets)[:, :height, :width]
-
-
-def picture_batches(
-    folder: str | os.PathLike[str], batch: int, height: int, width: int
+def image_batches(
+    folder: str | os.PathLike[str] | None, batch: int, height: int, width: int
 ) -> Iterator[np.ndarray]:
-    """The pictures of a folder, each resized; the last batch is filled up with its last one.
+    """Images to compare on, `[batch, height, width, 3] uint8` each.
+
+    Args:
+        folder: whose pictures to take, resized, the last batch filled up with the last one;
+            None draws streets.
+        batch, height, width: of each array.
 
     Raises:
         ConfigError: for a folder without pictures.
     """
+    pictures = list(_drawn(batch, height, width) if folder is None else _found(folder))
+    for first in range(0, len(pictures), batch):
+        chosen = [picture() for picture in pictures[first : first + batch]]
+        resized = [_resize(picture, height, width) for picture in chosen]
+        yield np.stack(resized + resized[-1:] * (batch - len(resized)))
+
+
+def _drawn(batch: int, height: int, width: int) -> Iterator[Callable[[], np.ndarray]]:
+    size = max(height, SMALLEST), max(width, SMALLEST)
+    for index in range(DRAWN_BATCHES * batch):
+        yield lambda index=index: draw_street(0, index, *size)[0][:height, :width]
+
+
+def _found(folder: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
     inputs = [item for item in media.find_inputs([str(folder)]) if not item.is_video]
     if not inputs:
         raise ConfigError(f"{folder} holds no picture to verify with; give another folder")
-    for first in range(0, len(inputs), batch):
-        pictures = [
-            _resize(media.read_picture(str(item.source)), height, width)
-            for item in inputs[first : first + batch]
-        ]
-        yield np.stack(pictures + pictures[-1:] * (batch - len(pictures)))
+    for item in inputs:
+        yield lambda item=item: media.read_picture(str(item.source))
 
 
 def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
