@@ -1,9 +1,13 @@
 """Two CPU devices, no silent rank promotion: every test runs under the strictest rules."""
 
 import atexit
+import dataclasses
+import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 # Tests compile much and run little, so that XLA need not optimise; scripts inherit this.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -65,21 +69,37 @@ def tiny_config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def tiny_weights() -> Weights:
-    """A narrow network of CamVid's classes, boosters included, its numbers drawn at random.
+def random_weights() -> Callable[..., Weights]:
+    """Makes narrow networks of CamVid's classes, boosters included, their numbers drawn.
 
-    The classifier is set so that no class is preferred: pictures get many labels.
+    Takes a preset and fields of the model. The classifier is set so that no class is preferred:
+    pictures get many labels.
     """
-    model = build_model(
-        "coincheung",
-        num_classes=len(CAMVID),
-        detail_channels=(8, 8, 16),
-        semantic_late_channels=(8, 16),
-        semantic_repeats=(1, 1, 1),
-        expansion=2,
-        head_channels=8,
-        booster_channels=(4, 4, 4, 4),
+    return _random_weights
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> Weights:
+    """One of them, with all that is known of a trained one."""
+    return dataclasses.replace(
+        _random_weights("coincheung"),
+        training={"train": {"steps": 6}},
+        score=Score(0.5, "val", "whole images"),
+        step=6,
     )
+
+
+@functools.cache
+def _random_weights(preset: str, **fields: Any) -> Weights:
+    narrow = {
+        "detail_channels": (8, 8, 16),
+        "semantic_late_channels": (8, 16),
+        "semantic_repeats": (1, 1, 1),
+        "expansion": 2,
+        "head_channels": 8,
+        "booster_channels": (4, 4, 4, 4),
+    }
+    model = build_model(preset, num_classes=len(CAMVID), **(narrow | fields))
     random = np.random.default_rng(3)
     shapes = jax.eval_shape(
         lambda: model.init(
@@ -107,8 +127,5 @@ def tiny_weights() -> Weights:
         variables=variables,
         class_set=CAMVID,
         normalization=normalization,
-        preset="coincheung",
-        training={"train": {"steps": 6}},
-        score=Score(0.5, "val", "whole images"),
-        step=6,
+        preset=preset,
     )

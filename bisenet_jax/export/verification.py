@@ -108,7 +108,7 @@ def image_batches(
         batch, height, width: of each array.
 
     Raises:
-        ConfigError: for a folder without pictures.
+        ConfigError, DataError: for what is no folder, and for one without pictures.
     """
     pictures = list(_drawn(batch, height, width) if folder is None else _found(folder))
     for first in range(0, len(pictures), batch):
@@ -124,10 +124,9 @@ def _drawn(batch: int, height: int, width: int) -> Iterator[Callable[[], np.ndar
 
 
 def _found(folder: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
-    inputs = [item for item in media.find_inputs([str(folder)]) if not item.is_video]
-    if not inputs:
-        raise ConfigError(f"{folder} holds no picture to verify with; give another folder")
-    for item in inputs:
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{folder} is no folder; give one with pictures to verify with")
+    for item in media.find_inputs([str(folder)]):
         yield lambda item=item: media.read_picture(str(item.source))
 
 

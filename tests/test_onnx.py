@@ -1,0 +1,223 @@
+"""An ONNX file computes what the network does, in plain operators, and says what it is."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from bisenet_jax.data.classes import CAMVID
+from bisenet_jax.data.synthetic import draw_street
+from bisenet_jax.errors import ConfigError, DataError, ExportError
+from bisenet_jax.export import onnx as onnx_export
+from bisenet_jax.export.onnx import export_onnx, read_metadata
+from bisenet_jax.export.verification import image_batches, verify
+from bisenet_jax.segmenter import Segmenter
+from bisenet_jax.weights import read_weights, write_weights
+
+ROOT = Path(__file__).parent.parent
+
+# What onnxruntime and TensorRT take without a plugin, a loop or a shape that is computed.
+OPERATORS = set(
+    "Add ArgMax AveragePool Cast Concat Conv GlobalAveragePool MaxPool Mul Pad Relu Resize "
+    "Sigmoid Slice Transpose".split()
+)
+
+
+def streets(batch, height, width):
+    return np.stack([draw_street(7, i, 64, 96)[0] for i in range(batch)])[:, :height, :width]
+
+
+def run(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"images": images})
+    return output
+
+
+def check_labels(path, weights, images):
+    expected, labels = Segmenter(weights).predict(images), run(path, images)
+    assert labels.dtype == np.uint8 and labels.shape == images.shape[:3]
+    assert len(np.unique(expected)) > 3
+    assert (labels == expected).mean() >= 0.999
+
+
+@pytest.mark.parametrize("preset", ["paper", "coincheung", "mmseg", "paddleseg"])
+def test_presets(preset, tmp_path, random_weights):
+    path, weights = tmp_path / "out" / "network.onnx", random_weights(preset)
+    found = export_onnx(path, weights, height=50, width=70, batch=2)
+    assert found.images == 4 and found.equal_labels >= 0.999 and found.logit_difference < 1e-3
+    check_labels(path, weights, streets(2, 50, 70))
+    model = onnx.load(path)
+    assert {node.op_type for node in model.graph.node} <= OPERATORS
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert all(node.name for node in model.graph.node)
+    # Depth-wise convolutions are grouped ones.
+    groups = [
+        attribute.i
+        for node in model.graph.node
+        for attribute in node.attribute
+        if attribute.name == "group"
+    ]
+    assert len(groups) > 20 and max(groups) > 8
+    for tensor in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        assert all(dim.dim_value > 0 for dim in tensor.type.tensor_type.shape.dim)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bga_upsampling": "align_corners", "stem_fuse_kernel_size": 3, "conv_bias": True},
+        {"bga_upsampling": "nearest", "expansion_place": "depthwise", "depth": 2},
+        {
+            "use_depthwise_relu": True,
+            "context_last_form": "conv_bn_relu",
+            "bga_relu": True,
+            "bga_pointwise_bias": True,
+            "bga_pool_counts_padding": False,
+            "width": 1.5,
+            "semantic_repeats": (2, 1, 3),
+            "batch_norm_epsilon": 0.1,
+        },
+    ],
+)
+def test_switches(fields, tmp_path, random_weights):
+    # The other lowering compiles in less time, and is one function with the first.
+    weights = random_weights("paper", depthwise_lowering="conv", **fields)
+    path = tmp_path / "network.onnx"
+    export_onnx(path, weights, height=64, width=96)
+    check_labels(path, weights, streets(1, 64, 96))
+
+
+def test_halved_images_and_bfloat16(tmp_path, random_weights):
+    weights = dataclasses.replace(random_weights("paper", dtype="bfloat16"), input_scale=0.5)
+    path = tmp_path / "network.onnx"
+    export_onnx(path, weights, height=63, width=90)
+    # The file computes in float32.
+    single = dataclasses.replace(weights, model=weights.model.clone(dtype="float32"))
+    check_labels(path, single, streets(1, 63, 90))
+    # The switch does something.
+    whole = Segmenter(dataclasses.replace(single, input_scale=1.0)).predict(streets(1, 63, 90))
+    assert (run(path, streets(1, 63, 90)) == whole).mean() < 0.99
+
+
+def test_logits(tmp_path, random_weights):
+    path, weights = tmp_path / "network.onnx", random_weights("paper")
+    found = export_onnx(path, weights, height=50, width=70, io="float-logits")
+    assert found.equal_labels >= 0.999 and found.logit_difference < 1e-3
+    images = streets(1, 50, 70)
+    mean, std = (np.asarray(numbers, np.float32) for numbers in weights.normalization)
+    inputs = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    logits = run(path, inputs)
+    assert logits.dtype == np.float32 and logits.shape == (1, 11, 50, 70)
+    expected = Segmenter(weights).logits(images)
+    np.testing.assert_allclose(logits.transpose(0, 2, 3, 1), expected, atol=1e-3)
+
+
+def test_the_file_says_what_it_is(tmp_path, tiny_weights):
+    path = tmp_path / "network.onnx"
+    export_onnx(path, tiny_weights, height=64, width=96)
+    told = read_metadata(path)
+    assert tuple(told["class_names"]) == CAMVID.names
+    assert told["class_colours"] == [list(colour) for colour in CAMVID.colours]
+    assert told["mean"] == [0.5, 0.4, 0.3] and told["std"] == [0.25, 0.2, 0.3]
+    assert told["preset"] == "coincheung" and told["io"] == "uint8-labels"
+    assert told["miou"] == 0.5 and told["protocol"] == "whole images" and told["step"] == 6
+    # A run and the weights file made of it are one network.
+    digest = write_weights(tmp_path / "weights.safetensors", tiny_weights)
+    assert told["content_hash"] == digest
+    from_file = read_weights(tmp_path / "weights.safetensors")
+    export_onnx(tmp_path / "again.onnx", from_file, height=64, width=96)
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+def test_another_network_is_not_written(tmp_path, tiny_weights, monkeypatch):
+    def fold_wrongly(model, variables):
+        folded = onnx_export_fold(model, variables)
+        classifier = folded.convolutions["head/classifier"]
+        wrong = classifier._replace(bias=classifier.bias + np.float32(0.01))
+        return folded._replace(convolutions={**folded.convolutions, "head/classifier": wrong})
+
+    # All labels are right, the logits are not.
+    onnx_export_fold = onnx_export.fold_batchnorm
+    monkeypatch.setattr(onnx_export, "fold_batchnorm", fold_wrongly)
+    with pytest.raises(ExportError, match="is not the network.*logits within 1.0e-02"):
+        export_onnx(tmp_path / "network.onnx", tiny_weights, height=64, width=96)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify():
+    labels, logits = np.zeros((1, 20, 50), int), np.zeros((1, 20, 50, 2))
+    batches = [streets(1, 20, 50)]
+
+    def check(labels_there, logits_there):
+        return verify(
+            "it", lambda _: (labels_there, logits_there), lambda _: (labels, logits), batches
+        )
+
+    one_wrong, two_wrong = labels.copy(), labels.copy()
+    one_wrong[0, 0, 0] = two_wrong[0, 0, :2] = 1
+    assert check(one_wrong, logits + 9e-4).equal_labels == 0.999
+    assert check(one_wrong, None).logit_difference is None
+    for case in ((two_wrong, None), (labels, logits - 2e-3), (labels, logits * np.nan)):
+        with pytest.raises(ExportError, match="was not written"):
+            check(*case)
+
+
+def test_pictures_of_a_folder(tmp_path):
+    (street,) = streets(1, 64, 96)
+    for name in ("a", "b", "c"):
+        Image.fromarray(street).save(tmp_path / f"{name}.png")
+    first, second = image_batches(tmp_path, 2, 64, 96)
+    assert (first == street).all() and (second == street).all()
+    assert next(image_batches(tmp_path, 1, 20, 30)).shape == (1, 20, 30, 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image"):
+        next(image_batches(tmp_path / "empty", 1, 64, 96))
+    with pytest.raises(ConfigError, match="is no folder"):
+        next(image_batches(tmp_path / "a.png", 1, 64, 96))
+
+
+def test_refusals(tmp_path, random_weights, monkeypatch):
+    weights, path = random_weights("paper"), tmp_path / "network.onnx"
+    with pytest.raises(ConfigError, match="io 'jpeg' is not known"):
+        export_onnx(path, weights, height=64, width=96, io="jpeg")
+    with pytest.raises(ConfigError, match="height 0 must be at least 1"):
+        export_onnx(path, weights, height=0, width=96)
+    many = dataclasses.replace(weights, model=weights.model.clone(num_classes=257))
+    with pytest.raises(ConfigError, match="257 classes do not fit uint8 labels"):
+        export_onnx(path, many, height=64, width=96)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bisenet_jax\[export\]'"):
+        export_onnx(path, weights, height=64, width=96)
+
+
+def test_script(tmp_path, tiny_weights):
+    source, output, told = (
+        str(tmp_path / name) for name in ("w.safetensors", "network.onnx", "told.json")
+    )
+    write_weights(source, tiny_weights)
+
+    def export(*flags):
+        command = [sys.executable, "export.py", "--weights", source, "--output", output, *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    result = export("--format", "onnx")
+    assert result.returncode == 2 and "give --height and --width" in result.stderr
+    result = export("--height", "64")
+    assert result.returncode == 2 and "--height means nothing to --format" in result.stderr
+    assert not Path(output).exists()
+    size = ("--height", "64", "--width", "96", "--batch", "2")
+    result = export("--format", "onnx", *size, "--json", told)
+    assert result.returncode == 0, result.stderr
+    assert "verified on 4 images" in result.stdout
+    data = json.loads(Path(told).read_text())
+    assert data["program"] == {"height": 64, "width": 96, "batch": 2, "io": "uint8-labels"}
+    assert data["bytes"] == Path(output).stat().st_size
+    assert data["verified"]["equal_labels"] >= 0.999
+    check_labels(output, tiny_weights, streets(2, 64, 96))
