@@ -96,6 +96,7 @@ ROOMS = {
 KEEPERS = {
     "orbax": {"bisenet_jax.training.checkpoint"},
     "onnx": {"bisenet_jax.export.onnx"},
+    "onnxruntime": {"bisenet_jax.export.onnx", "benchmarks"},
     "cv2": {"bisenet_jax.media"},
     "safetensors": {"bisenet_jax.weights"},
     "torch": {"benchmarks"},
@@ -104,7 +105,9 @@ KEEPERS = {
     "tensorflow_datasets": {"bisenet_jax.data"},
 }
 # Packages that a module may import inside a function only: they are optional or slow to load.
-INSIDE_FUNCTIONS_ONLY = {"tensorflow_datasets", "imagecodecs", "scipy", "cv2"}
+INSIDE_FUNCTIONS_ONLY = {
+    *("tensorflow_datasets", "imagecodecs", "scipy", "cv2", "onnx", "onnxruntime"),
+}
 
 
 class Import(NamedTuple):
@@ -285,6 +288,8 @@ def test_the_parser_found_the_house():
             "stands above",
         ),
         ("bisenet_jax.segmenter", "import starlette", "only .*demo"),
+        ("bisenet_jax.export.graph", "def f():\n    import onnx", "only .*export.onnx"),
+        ("bisenet_jax.export.onnx", "import onnxruntime", "inside the function"),
         ("bisenet_jax.inference", "import train", "doors are opened by people only"),
     ],
 )

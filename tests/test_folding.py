@@ -51,7 +51,6 @@ def unfold(model, folded):
     [
         *((preset, {}) for preset in PRESETS),
         ("paper", {"conv_bias": True, "batch_norm_epsilon": 0.5}),
-        ("paddleseg", {"conv_bias": False, "bga_pointwise_bias": False}),
     ],
 )
 def test_folded_is_the_network(preset, fields, random_weights):

@@ -85,7 +85,7 @@ def export_stablehlo(
     )
     content = _serialize(exported)
     sizes = zip(
-        _tried(batch, 1, 3), _tried(height, 128, 96), _tried(width, 256, 160), strict=True
+        _tried(batch, 1, 3), _tried(height, 64, 96), _tried(width, 128, 160), strict=True
     )
     batches = [images for size in sizes for images in image_batches(pictures, *size)]
     results = iter(_run_in_a_fresh_process(content, [_inputs(weights, io, b) for b in batches]))
