@@ -1,7 +1,7 @@
 """Turn a public PyTorch checkpoint of BiSeNet V2 into a weights file of ours, and back.
 
-    python -m bisenet_jax.convert --from coincheung model_final_v2.pth --output weights.safetensors
-    python -m bisenet_jax.convert --from mmseg bisenetv2.pth --output weights.safetensors
+    python -m bisenet_jax.convert --from coincheung theirs.pth --output weights.safetensors
+    python -m bisenet_jax.convert --from mmseg theirs.pth --output weights.safetensors
     python -m bisenet_jax.convert --to coincheung weights.safetensors --output theirs.pth
 
 Files of theirs are .pth (needs pip install 'bisenet_jax[torch]'), .safetensors or .npz. Every
@@ -30,7 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "classes",
         None,
-        "A built-in class set or a class file (.json). By default cityscapes for 19 classes and "
+        "A built-in class set or a class file (.json). By default cityscapes for 19 classes, "
         "coco_stuff for 171.",
     )
     flags.DEFINE_list("mean", None, "Red, green and blue, 1 being full brightness.")
@@ -43,8 +43,6 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> None:
     values = flags.FLAGS
     source, target = values["from"].value, values["to"].value
-    if (source is None) == (target is None):
-        raise ConfigError("give --from or --to, one of them; --help shows examples")
     if len(arguments) != 1 or values.output is None:
         raise ConfigError("give one file to convert and --output FILE; --help shows examples")
     options = Options(
@@ -55,10 +53,12 @@ def main(arguments: list[str]) -> None:
         fresh_heads=values.fresh_heads,
         json_file=values.json,
     )
-    if source is not None:
+    if source is not None and target is None:
         import_from(source, arguments[0], values.output, options)
-    else:
+    elif target is not None and source is None:
         export_to(target, arguments[0], values.output, options)
+    else:
+        raise ConfigError("give --from or --to, one of them; --help shows examples")
 
 
 def _read_colour(name: str, words: list[str] | None) -> tuple[float, float, float] | None:
@@ -75,4 +75,4 @@ def _read_colour(name: str, words: list[str] | None) -> tuple[float, float, floa
 
 if __name__ == "__main__":
     define_flags()
-    command_line.run(main, __doc__)
+    command_line.run(main, __doc__, takes_arguments=True)

@@ -1,6 +1,7 @@
 """Files of tensors by name: `.pth` of PyTorch, `.safetensors`, `.npz`."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -26,8 +27,8 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     which runs no code from the file.
 
     Raises:
-        WeightsError: for a file that is missing, of another kind or damaged, that holds anything
-            but tensors, or numbers that are not finite.
+        WeightsError: for a file that is missing, of another kind or damaged, that holds
+            anything but tensors, or numbers that are not finite.
     """
     _check_suffix(path)
     if not path.is_file():
@@ -79,7 +80,10 @@ def _check_suffix(path: Path) -> None:
 def _read_torch(path: Path) -> Any:
     torch = _import_torch()
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Its words on pickle protocols; what it cannot read it refuses anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else "it ends too early"
         raise WeightsError(

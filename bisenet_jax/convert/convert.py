@@ -24,8 +24,9 @@ from bisenet_jax.model.presets import build_model, graph_differences
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.weights import Weights, read_weights, write_weights
 
-# What each repository trains with. CoinCheung measures the data set itself; mmsegmentation takes
-# ImageNet's for all: 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375 in units of 0 to 255.
+# What each repository trains with. CoinCheung measures the data set itself; mmsegmentation
+# takes ImageNet's for all: 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375 in units
+# of 0 to 255.
 _COINCHEUNG = {
     "cityscapes": Normalization((0.3257, 0.3690, 0.3223), (0.2112, 0.2148, 0.2115)),
     "coco_stuff": Normalization((0.4696, 0.4464, 0.4072), (0.2747, 0.2701, 0.2852)),
@@ -56,8 +57,8 @@ def import_from(layout: str, path: str, output: str, options: Options) -> dict[s
     """Convert a public checkpoint into a weights file; returns the report.
 
     Raises:
-        WeightsError: for a checkpoint that cannot be read or does not fit, with every shape that
-            does not.
+        WeightsError: for a checkpoint that cannot be read or does not fit, with every shape
+            that does not.
         ConfigError: for classes or a normalisation that are missing or do not fit.
     """
     tensors = read_checkpoint(Path(path))

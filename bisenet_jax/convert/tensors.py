@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -96,25 +96,24 @@ def compare(
     """
     heads = (head_prefix(layout), *booster_prefixes(layout))
     has_boosters = any(name.startswith(heads[1:]) for name in tensors)
-    held = {name: array for name, array in tensors.items() if not name.endswith(COUNTER)}
+    held = {name: array.shape for name, array in tensors.items() if not name.endswith(COUNTER)}
     counters = len(tensors) - len(held)
     wanted = public_shapes(layout, num_classes, with_boosters=has_boosters)
     ignored: tuple[str, ...] = ()
     if fresh_heads:
         ignored = tuple(sorted(name for name in held if name.startswith(heads)))
         held, wanted = (
-            {name: item for name, item in table.items() if not name.startswith(heads)}
+            {name: shape for name, shape in table.items() if not name.startswith(heads)}
             for table in (held, wanted)
         )
-    shared = sorted(held.keys() & wanted.keys())
     return Comparison(
         has_boosters=has_boosters,
         missing=tuple(sorted(wanted.keys() - held.keys())),
         unexpected=tuple(sorted(held.keys() - wanted.keys())),
         mismatched={
-            name: (held[name].shape, wanted[name])
-            for name in shared
-            if held[name].shape != wanted[name]
+            name: (held[name], wanted[name])
+            for name in sorted(held.keys() & wanted.keys())
+            if held[name] != wanted[name]
         },
         counters=counters,
         ignored_heads=ignored,
@@ -127,7 +126,7 @@ def public_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Every name of the layout's network but the counters, and its shape there."""
     model = build_model(layout, num_classes=num_classes)
-    ours = _flatten(_abstract_variables(model, with_boosters))
+    ours = _abstract_variables(model, with_boosters)
     names = public_names(layout, ours)
     return {names[name]: _public_shape(leaf.shape) for name, leaf in ours.items()}
 
@@ -149,7 +148,7 @@ def from_public(
         ours = _flatten(variables)
     else:
         has_boosters = any(name.startswith(booster_prefixes(layout)) for name in tensors)
-        ours = _flatten(_abstract_variables(model, has_boosters))
+        ours = _abstract_variables(model, has_boosters)
     names = public_names(layout, ours)
     heads = ("head", *BOOSTER_NAMES)
     converted = {
@@ -173,9 +172,13 @@ def to_public(layout: str, variables: PyTree) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _abstract_variables(model: BiSeNetV2, with_boosters: bool) -> PyTree:
+@cache
+def _abstract_variables(model: BiSeNetV2, with_boosters: bool) -> dict[str, Any]:
+    """Shapes by name; kept, for tracing a network takes a second."""
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    return jax.eval_shape(partial(model.init, is_training=with_boosters), keys, _IMAGES)
+    return _flatten(
+        jax.eval_shape(partial(model.init, is_training=with_boosters), keys, _IMAGES)
+    )
 
 
 # Kernels are OIHW there and HWIO here. A depth-wise one has one input per group, and output

@@ -1,7 +1,7 @@
 """Starting a run from a weights file: what is taken from it, and what is not."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import traverse_util
@@ -14,6 +14,8 @@ from bisenet_jax.model.presets import graph_differences
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.state import TrainState
 from bisenet_jax.weights import Weights, read_weights
+
+PyTree = Any
 
 
 class Start(NamedTuple):
@@ -98,8 +100,7 @@ def start_from(
     Raises:
         WeightsError: when nothing of the file fits.
     """
-    here = traverse_util.flatten_dict(state.variables, sep="/")
-    there = traverse_util.flatten_dict(weights.variables, sep="/")
+    here, there = _flatten(state.variables), _flatten(weights.variables)
     has_same_classes = weights.class_set.names == class_set.names
     loaded, other_classes = [], []
     mismatched = {}
@@ -113,9 +114,7 @@ def start_from(
             loaded.append(name)
             variables[name] = jnp.asarray(there[name], here[name].dtype)
     if not loaded:
-        raise WeightsError(
-            "no tensor of config.init.weights fits this network; leave it out to start at random"
-        )
+        raise WeightsError("no tensor of config.init.weights fits this network; leave it out")
     tree = traverse_util.unflatten_dict(variables, sep="/")
     start = Start(
         loaded=tuple(loaded),
@@ -124,7 +123,11 @@ def start_from(
         mismatched=mismatched,
         other_classes=tuple(other_classes),
     )
-    return state.replace(params=tree["params"], batch_stats=tree["batch_stats"]), start
+    return TrainState(state.step, tree["params"], tree["batch_stats"], state.opt_state), start
+
+
+def _flatten(variables: PyTree) -> dict[str, Any]:
+    return traverse_util.flatten_dict(variables, sep="/")
 
 
 def _count(names: Iterable[str]) -> str:
