@@ -5,12 +5,13 @@
     python evaluate.py --workdir runs/city --protocol full --scales 0.5,0.75,1,1.25,1.5 --flip
     python evaluate.py --workdir runs/city --sliding 1024x1024 --stride 768x768
     python evaluate.py --workdir runs/city --split test --submission answers
+    python evaluate.py --weights weights.safetensors --config configs/cityscapes_full.py
 
 Protocols: full, the network sees whole images at their own size; half, at half of it, and its
 logits go back to full size (the paper's on Cityscapes). By default the one that the run was
 trained for. Labels are never resized. The configuration is the run's own unless --config gives
-another. JSON keys: miou, miou_interval, pixel_accuracy, class_iou (name to value or null),
-images, split, protocol, ...
+another; with a weights file it says where the data is. JSON keys: miou, miou_interval,
+pixel_accuracy, class_iou (name to value or null), images, split, protocol, ...
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
 from bisenet_jax import command_line, parallel, program_cache
-from bisenet_jax.config import STRIDE, Config
+from bisenet_jax.config import STRIDE
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
 from bisenet_jax.data.example import Example
@@ -37,7 +39,7 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.bootstrap import bootstrap_miou
 from bisenet_jax.evaluation.boundary import BoundaryCounts, boundary_scores, count_boundaries
 from bisenet_jax.evaluation.confusion_picture import confusion_picture
-from bisenet_jax.evaluation.evaluate import Evaluation, evaluate, make_evaluate_step
+from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.instances import (
     InstanceCounts,
     count_instances,
@@ -45,17 +47,16 @@ from bisenet_jax.evaluation.instances import (
     read_instances,
 )
 from bisenet_jax.evaluation.metrics import group_confusion, scores
+from bisenet_jax.evaluation.network import open_run, open_weights
 from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_training
-from bisenet_jax.evaluation.report import score_summary, score_table
+from bisenet_jax.evaluation.report import protocol_line, score_summary, score_table
 from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
-from bisenet_jax.inference import without_boosters
-from bisenet_jax.normalization import Normalization
 from bisenet_jax.panels import comparison
-from bisenet_jax.training.run import restore_run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a train.py run.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Instead: a weights file; needs --config.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "best (by mIoU on val), latest, or a step."
 )
@@ -79,16 +80,27 @@ _PICTURES = flags.DEFINE_integer("pictures", 20, "How many pictures to save at m
 _CONFUSION = flags.DEFINE_string("confusion", None, "PNG for the confusion matrix.")
 _SUBMISSION = flags.DEFINE_string("submission", None, "New folder for a test server's files.")
 
+# The built-in streets show Cityscapes' classes, and are not Cityscapes.
+DATA_SETS = {
+    "synthetic": "synthetic streets",
+    "folder": "own folder",
+    "cityscapes": "Cityscapes",
+    "camvid": "CamVid",
+    "coco_stuff": "COCO-Stuff",
+}
+
 Visit = Callable[[Example, np.ndarray], None]
 
 
 def main() -> None:
     program_cache.keep_compiled_programs()
-    if _WORKDIR.value is None:
-        raise ConfigError("give --workdir DIR of a train.py run; --help shows an example")
+    if (_WORKDIR.value is None) == (_WEIGHTS.value is None):
+        raise ConfigError(
+            "give --workdir DIR of a train.py run, or --weights FILE with --config; --help "
+            "shows examples"
+        )
     options = command_line.read_config(_CONFIG.value, _WORKDIR.value)
     split = _SPLIT.value or options.data.val_split
-    protocol = read_protocol(options)
     batch_size = _BATCH_SIZE.value or options.train.evaluate_batch_size
     mesh = parallel.make_mesh(jax.local_devices())
     parallel.require_divisible("--batch_size", batch_size, mesh)
@@ -96,8 +108,11 @@ def main() -> None:
     if _INSTANCES.value and class_set != CITYSCAPES:
         raise ConfigError(f"--instances is for Cityscapes, not for {class_set.name!r}")
     source = open_source(options.data, split)
-    restored = restore_run(Path(_WORKDIR.value), options, _CHECKPOINT.value, mesh)
-    normalization = Normalization(options.data.mean, options.data.std)
+    if _WEIGHTS.value:
+        network = open_weights(_WEIGHTS.value, class_set, mesh)
+    else:
+        network = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
+    protocol = read_protocol(network.shrink)
 
     boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
@@ -127,8 +142,8 @@ def main() -> None:
         examples = evaluation_examples(source, threads=options.data.threads)
         with tqdm(examples, "evaluate", len(source), unit="image") as bar:
             evaluation = evaluate(
-                make_evaluate_step(restored.model, normalization, mesh, protocol),
-                without_boosters(restored.state.variables),
+                make_evaluate_step(network.model, network.normalization, mesh, protocol),
+                network.variables,
                 bar,
                 num_classes=len(class_set),
                 batch_size=batch_size,
@@ -138,7 +153,15 @@ def main() -> None:
                 visit=visit if visits else None,
             )
 
-    words = describe(evaluation, class_set, split, protocol, options)
+    dtype = jnp.dtype(network.model.dtype).name
+    words = protocol_line(
+        f"{DATA_SETS[options.data.source]} {split}",
+        evaluation.sizes,
+        protocol=str(protocol),
+        classes=len(class_set),
+        bucket=_BUCKET.value if protocol.is_plain else STRIDE,
+        dtype=dtype,
+    )
     confusion = evaluation.confusion
     result = scores(confusion)
     further: dict[str, Any] = {"interval": bootstrap_miou(evaluation.image_counts)}
@@ -148,16 +171,15 @@ def main() -> None:
         further["boundary"] = boundary_scores(boundaries)
     if _INSTANCES.value:
         further["instances"] = instance_scores(instances, confusion)
-    title = f"{_WORKDIR.value}, step {restored.step}"
     if result.pixels:
-        print(score_table(result, class_set, title=title, notes=[words], **further))
+        print(score_table(result, class_set, title=network.title, notes=[words], **further))
     else:
-        print(f"{title}\n{words}\nno labelled pixel in this split: nothing to score")
+        print(f"{network.title}\n{words}\nno labelled pixel in this split: nothing to score")
     for what, where in (("pictures", _SAVE_DIR.value), ("the submission", _SUBMISSION.value)):
         if where:
             print(f"{what} in {where}")
     if _CONFUSION.value:
-        picture = confusion_picture(confusion, class_set, title=f"{data_set(options)} {split}")
+        picture = confusion_picture(confusion, class_set, title=network.title)
         write_picture(_CONFUSION.value, picture)
     if _JSON.value:
         summary = score_summary(
@@ -169,15 +191,15 @@ def main() -> None:
             ignored=evaluation.ignored,
             **further,
             protocol_name=protocol.name,
-            dtype=options.model.dtype,
-            step=restored.step,
+            dtype=dtype,
+            step=network.step,
             programs=evaluation.programs,
         )
         write_json(_JSON.value, summary)
 
 
-def read_protocol(options: Config) -> Protocol:
-    """What the flags ask for; the run's own where they are silent."""
+def read_protocol(shrink: int) -> Protocol:
+    """What the flags ask for; where they are silent, what the network was trained for."""
     try:
         scales = tuple(float(scale) for scale in _SCALES.value)
     except ValueError:
@@ -188,7 +210,7 @@ def read_protocol(options: Config) -> Protocol:
     stride = read_size("--stride", _STRIDE.value)
     if crop and not stride:
         stride = (max(2 * crop[0] // 3, 1), max(2 * crop[1] // 3, 1))
-    name = _PROTOCOL.value or protocol_of_training(options.augment.shrink).name
+    name = _PROTOCOL.value or protocol_of_training(shrink).name
     return Protocol(name, scales, _FLIP.value, crop, stride)
 
 
@@ -215,35 +237,6 @@ def picture_writer(folder: Path, class_set: ClassSet) -> Visit:
             written.append(name)
 
     return write
-
-
-def describe(
-    evaluation: Evaluation, class_set: ClassSet, split: str, protocol: Protocol, options: Config
-) -> str:
-    """One line that says how the numbers came about, to be pasted beside them."""
-    largest = sorted(evaluation.sizes, key=lambda size: -evaluation.sizes[size])
-    sizes = ", ".join(f"{width}x{height}" for height, width in largest[:3])
-    more = f" and {len(largest) - 3} other sizes" if len(largest) > 3 else ""
-    bucket = ""
-    if protocol.is_plain and _BUCKET.value > STRIDE:
-        bucket = f", padded to multiples of {_BUCKET.value}"
-    return (
-        f"{data_set(options)} {split}, {evaluation.images} images of {sizes}{more}, "
-        f"{len(class_set)} classes, {protocol}{bucket}, {options.model.dtype}, labels never "
-        "resized, one confusion matrix"
-    )
-
-
-def data_set(options: Config) -> str:
-    """The name of what was scored; the built-in streets show Cityscapes' classes, no more."""
-    names = {
-        "synthetic": "synthetic streets",
-        "folder": Path(options.data.root).resolve().name,
-        "cityscapes": "Cityscapes",
-        "camvid": "CamVid",
-        "coco_stuff": "COCO-Stuff",
-    }
-    return names[options.data.source]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ class DataError(UserError):
     """A data set, image or label that cannot be used as it is."""
 
 
+class PictureFormatError(DataError):
+    """Content that is no picture in any format that we read."""
+
+
+class PictureSizeError(DataError):
+    """A picture of more pixels than anybody should hold."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing or does not fit the configuration."""
 

@@ -15,12 +15,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bisenet_jax.errors import DataError
+from bisenet_jax.errors import DataError, PictureFormatError, PictureSizeError
 from bisenet_jax.files import write_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -31,10 +31,7 @@ DEFAULT_RATE = 25.0  # frames a second where a video or a camera names none
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
-_DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -114,25 +111,14 @@ def read_picture(
         DataError: for a file that cannot be read, is larger than `MAX_PIXELS`, holds several
             pictures, or pixels whose range no one can know (32-bit).
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            _require_size(str(path), *image.size)
-            # A second picture in a JPEG is a preview; in the others it is a picture.
-            pictures = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-            if pictures > 1:
-                raise DataError(f"{path}: holds {pictures} pictures; save each as its own file")
-            image.load()
-            return _to_rgb(str(path), ImageOps.exif_transpose(image), background)
-    except Image.UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: content is no readable picture; save it as one of {', '.join(_FORMATS)}"
-        ) from error
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: does not exist; check the path") from error
-    except _DAMAGE as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); fetch or export it again"
-        ) from error
+    return _read_picture(path, str(path), background)
+
+
+def decode_picture(
+    content: bytes, name: str, *, background: tuple[int, int, int] = WHITE
+) -> np.ndarray:
+    """Like `read_picture` for the content of a file; `name` is what errors call it."""
+    return _read_picture(io.BytesIO(content), name, background)
 
 
 def write_label_map(path: str | os.PathLike[str], labels: np.ndarray) -> None:
@@ -247,6 +233,34 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
+def _read_picture(
+    source: str | os.PathLike[str] | BinaryIO, name: str, background: tuple[int, int, int]
+) -> np.ndarray:
+    try:
+        with Image.open(source, formats=_FORMATS) as image:
+            _require_size(name, *image.size)
+            # A second picture in a JPEG is a preview; in the others it is a picture.
+            pictures = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+            if pictures > 1:
+                raise DataError(f"{name}: holds {pictures} pictures; save each as its own file")
+            image.load()
+            return _to_rgb(name, ImageOps.exif_transpose(image), background)
+    except Image.UnidentifiedImageError as error:
+        raise PictureFormatError(
+            f"{name}: content is no readable picture; save it as one of {', '.join(_FORMATS)}"
+        ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: does not exist; check the path") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureSizeError(
+            f"{name}: has more than {MAX_PIXELS:,} pixels; make it smaller"
+        ) from error
+    except _DAMAGE as error:
+        raise DataError(
+            f"{name}: cannot be read ({error}); fetch or export it again"
+        ) from error
+
+
 def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint32)
@@ -266,7 +280,7 @@ def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> 
 
 def _require_size(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(
+        raise PictureSizeError(
             f"{name}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller"
         )
 

@@ -49,6 +49,7 @@ FLOORS = [
         "bisenet_jax.segmenter",
         "bisenet_jax.prediction",
         "bisenet_jax.convert",
+        "bisenet_jax.demo",
         # `bisenet_jax.load` opens a segmenter. What others take from the package itself is its
         # version: see `broken_walls`.
         "bisenet_jax",
@@ -98,6 +99,8 @@ KEEPERS = {
     "cv2": {"bisenet_jax.media"},
     "safetensors": {"bisenet_jax.weights", "bisenet_jax.convert.checkpoint"},
     "torch": {"benchmarks", "bisenet_jax.convert.checkpoint"},
+    "starlette": {"bisenet_jax.demo"},
+    "uvicorn": {"bisenet_jax.demo"},
     "tensorflow_datasets": {"bisenet_jax.data"},
 }
 # Packages that a module may import inside a function only: they are optional or slow to load.
@@ -286,6 +289,7 @@ def test_the_parser_found_the_house():
             "from bisenet_jax.inference import predict_labels",
             "stands above",
         ),
+        ("bisenet_jax.segmenter", "import starlette", "only .*demo"),
         ("bisenet_jax.inference", "import train", "doors are opened by people only"),
     ],
 )

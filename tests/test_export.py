@@ -61,6 +61,15 @@ def test_a_run_becomes_weights(workdir, tiny_config):
     assert "secret" not in json.dumps(weights.training)
 
 
+def test_a_run_on_halved_crops_sees_halved_images(workdir, tiny_config):
+    assert read_run(workdir).input_scale == 1
+    assert "protocol full" in read_run(workdir).score.protocol
+    tiny_config.augment.shrink = 2
+    config_file.save(tiny_config, workdir)
+    assert read_run(workdir).input_scale == 0.5
+    assert "protocol half" in read_run(workdir).score.protocol
+
+
 def test_which_checkpoint(workdir):
     latest = read_run(workdir, "latest")
     assert latest.step == 3 and latest.score is None

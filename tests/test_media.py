@@ -10,8 +10,14 @@ from PIL import ExifTags, Image
 
 from bisenet_jax import media
 from bisenet_jax.data.decode import read_label
-from bisenet_jax.errors import DataError
-from bisenet_jax.media import find_inputs, open_video, open_video_writer, read_picture
+from bisenet_jax.errors import DataError, PictureFormatError, PictureSizeError
+from bisenet_jax.media import (
+    decode_picture,
+    find_inputs,
+    open_video,
+    open_video_writer,
+    read_picture,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -111,6 +117,19 @@ def test_pictures_that_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "MAX_PIXELS", 47)
     with pytest.raises(DataError, match="good.png: 8x6 is more than 47 pixels"):
         read_picture(good)
+
+
+def test_content_is_read_like_a_file(tmp_path, monkeypatch):
+    content = save(tmp_path / "good.png", Image.fromarray(RGB)).read_bytes()
+    np.testing.assert_array_equal(decode_picture(content, "upload"), RGB)
+    with pytest.raises(PictureFormatError, match="upload: content is no readable picture"):
+        decode_picture(b"no picture", "upload")
+    with pytest.raises(DataError, match="upload: cannot be read") as caught:
+        decode_picture(content[:60], "upload")
+    assert not isinstance(caught.value, PictureFormatError | PictureSizeError)
+    monkeypatch.setattr(media, "MAX_PIXELS", 47)
+    with pytest.raises(PictureSizeError, match="upload: 8x6 is more than 47 pixels"):
+        decode_picture(content, "upload")
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import sklearn.metrics
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from bisenet_jax.data.classes import CAMVID, CITYSCAPES, CLASS_SETS, IGNORE
+from bisenet_jax.data.class_sets import CLASS_SETS
+from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE
 from bisenet_jax.evaluation.metrics import (
     confusion_matrix,
     confusion_matrix_per_image,

@@ -10,7 +10,7 @@ from bisenet_jax.evaluation.bootstrap import Interval
 from bisenet_jax.evaluation.boundary import BoundaryScores
 from bisenet_jax.evaluation.instances import InstanceScores
 from bisenet_jax.evaluation.metrics import Scores, group_confusion, scores
-from bisenet_jax.evaluation.report import score_summary, score_table
+from bisenet_jax.evaluation.report import protocol_line, score_summary, score_table
 from bisenet_jax.files import write_json
 
 TRIO = ClassSet(
@@ -160,3 +160,14 @@ def test_wrong_class_set_is_named(result):
         score_summary(result, pair, images=1, split="val", protocol="whole")
     with pytest.raises(ValueError, match="2 categories.*0 of 'pair'"):
         score_table(scores(np.eye(2, dtype=int)), pair, categories=scores(np.eye(2, dtype=int)))
+
+
+def test_protocol_line():
+    sizes = {(10, 20): 2, (30, 40): 5, (1, 1): 1, (2, 2): 1, (3, 3): 1}
+    words = {"protocol": "protocol full", "classes": 19, "dtype": "float32"}
+    line = protocol_line("CamVid val", sizes, bucket=32, **words)
+    assert line == (
+        "CamVid val, 10 images of 40x30, 20x10, 1x1 and 2 other sizes, 19 classes, protocol "
+        "full, float32, labels never resized, one confusion matrix"
+    )
+    assert "padded to multiples of 64" in protocol_line("x", sizes, bucket=64, **words)

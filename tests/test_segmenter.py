@@ -11,7 +11,8 @@ import pytest
 
 import bisenet_jax
 from bisenet_jax.errors import DataError, WeightsError
-from bisenet_jax.inference import predict_logits
+from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
+from bisenet_jax.inference import predict_logits, without_boosters
 from bisenet_jax.pictures import overlay
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.weights import write_weights
@@ -69,6 +70,22 @@ def test_normalization_of_the_file_is_used(segmenter, tiny_weights):
     )
     assert segmenter.normalization == tiny_weights.normalization
     assert not np.allclose(Segmenter(other).logits(IMAGES), segmenter.logits(IMAGES), atol=1e-2)
+
+
+def test_input_scale_of_the_file_is_used_and_is_the_half_protocol(segmenter, tiny_weights):
+    half = Segmenter(dataclasses.replace(tiny_weights, input_scale=0.5))
+    labels = half.predict(IMAGES)
+    assert labels.shape == (2, 40, 70) and (labels != segmenter.predict(IMAGES)).any()
+    expected = predict_by_protocol(
+        tiny_weights.model,
+        without_boosters(tiny_weights.variables),
+        IMAGES,
+        np.full((2, 2), (40, 70), np.int32),
+        tiny_weights.normalization,
+        Protocol("half"),
+    )
+    # Before a softmax and after, equal scores of two classes may fall out differently.
+    assert (labels == np.asarray(expected)).mean() > 0.999
 
 
 def test_overlay(segmenter):

@@ -48,6 +48,18 @@ def test_round_trip(path, tiny_weights):
     assert read.content_hash == content_hash(load(path.read_bytes()))
 
 
+def test_input_scale_and_categories_survive(tmp_path, tiny_weights):
+    halved = dataclasses.replace(
+        tiny_weights,
+        input_scale=0.5,
+        class_set=dataclasses.replace(tiny_weights.class_set, categories={"sky": (0,)}),
+    )
+    write_weights(tmp_path / "half.safetensors", halved)
+    read = read_weights(tmp_path / "half.safetensors")
+    assert read.input_scale == 0.5 and tiny_weights.input_scale == 1.0
+    assert read.class_set == halved.class_set and read.class_set.categories == {"sky": (0,)}
+
+
 def test_the_file_describes_itself(path, tiny_weights):
     metadata = read_metadata(path)
     assert metadata["model"] == json.loads(json.dumps(model_fields(tiny_weights.model)))

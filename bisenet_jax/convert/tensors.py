@@ -125,8 +125,7 @@ def public_shapes(
     layout: str, num_classes: int, *, with_boosters: bool
 ) -> dict[str, tuple[int, ...]]:
     """Every name of the layout's network but the counters, and its shape there."""
-    model = build_model(layout, num_classes=num_classes)
-    ours = _abstract_variables(model, with_boosters)
+    ours = _abstract_variables(layout, num_classes, with_boosters)
     names = public_names(layout, ours)
     return {names[name]: _public_shape(leaf.shape) for name, leaf in ours.items()}
 
@@ -148,7 +147,7 @@ def from_public(
         ours = _flatten(variables)
     else:
         has_boosters = any(name.startswith(booster_prefixes(layout)) for name in tensors)
-        ours = _abstract_variables(model, has_boosters)
+        ours = _abstract_variables(layout, num_classes, has_boosters)
     names = public_names(layout, ours)
     heads = ("head", *BOOSTER_NAMES)
     converted = {
@@ -173,8 +172,9 @@ def to_public(layout: str, variables: PyTree) -> dict[str, np.ndarray]:
 
 
 @cache
-def _abstract_variables(model: BiSeNetV2, with_boosters: bool) -> dict[str, Any]:
+def _abstract_variables(layout: str, num_classes: int, with_boosters: bool) -> dict[str, Any]:
     """Shapes by name; kept, for tracing a network takes a second."""
+    model = build_model(layout, num_classes=num_classes)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     return _flatten(
         jax.eval_shape(partial(model.init, is_training=with_boosters), keys, _IMAGES)

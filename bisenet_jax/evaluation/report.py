@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bisenet_jax.config import STRIDE
 from bisenet_jax.data.classes import ClassSet
 
 if TYPE_CHECKING:  # for the annotations only: a report can be read and written without jax
@@ -154,6 +155,35 @@ def score_summary(
     if taken := sorted(summary.keys() & extra.keys()):
         raise ValueError(f"entries {taken} of the summary are taken; rename them")
     return _plain(summary | extra)
+
+
+def protocol_line(
+    data: str,
+    sizes: Mapping[tuple[int, int], int],
+    *,
+    protocol: str,
+    classes: int,
+    bucket: int,
+    dtype: str,
+) -> str:
+    """One line that says how the numbers came about, to be pasted beside them.
+
+    Args:
+        data: data set and split.
+        sizes: of the images, `(height, width)` to their number.
+        protocol: in words.
+        classes: how many.
+        bucket: sizes were rounded up to multiples of it.
+        dtype: of the activations.
+    """
+    common = sorted(sizes, key=lambda size: -sizes[size])[:3]
+    listed = ", ".join(f"{width}x{height}" for height, width in common)
+    others = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    padded = f", padded to multiples of {bucket}" if bucket > STRIDE else ""
+    return (
+        f"{data}, {sum(sizes.values())} images of {listed}{others}, {classes} classes, "
+        f"{protocol}{padded}, {dtype}, labels never resized, one confusion matrix"
+    )
 
 
 def _check_classes(scores: Scores, class_set: ClassSet) -> None:

@@ -1,0 +1,88 @@
+"""evaluate.py as a user starts it: a run or a weights file, under each protocol."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from bisenet_jax.training.run import read_run
+from bisenet_jax.weights import write_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def workdir(tmp_path, tiny_config) -> Path:
+    tiny_config.train.steps = 1
+    train.train(tiny_config, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "evaluate.py", *map(str, arguments)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_runs_and_files_by_protocols(workdir, tmp_path):
+    results = {}
+    weights = tmp_path / "weights.safetensors"
+    write_weights(weights, read_run(workdir))
+    model = ["--config", "configs/synthetic.py", "--config.data.val_images=3"]
+    model += ["--config.data.height=64", "--config.data.width=128"]
+    for name, arguments in {
+        "run": ["--workdir", workdir, "--confusion", tmp_path / "c.png", "--boundary"],
+        "file": ["--weights", weights, *model],
+        "views": ["--workdir", workdir, "--scales", "0.5,1", "--flip", "--protocol", "half"],
+    }.items():
+        done = evaluate(*arguments, "--json", tmp_path / f"{name}.json")
+        assert done.returncode == 0, done.stderr
+        assert "synthetic streets val, 3 images of 128x64, 19 classes, protocol" in done.stdout
+        results[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert results["run"]["miou"] == results["file"]["miou"]
+    assert results["run"]["protocol"] == results["file"]["protocol"]
+    assert results["run"]["boundary_f1"] is not None and "boundary_f1" not in results["file"]
+    assert results["views"]["class_iou"] != results["run"]["class_iou"]
+    assert results["views"]["protocol_name"] == "half"
+    assert "scales 0.5, 1, mirrored as well" in results["views"]["protocol"]
+    assert np.asarray(Image.open(tmp_path / "c.png")).size
+
+
+def test_submission_and_pictures(workdir, tmp_path):
+    answers, pictures = tmp_path / "answers", tmp_path / "pictures"
+    done = evaluate(
+        *("--workdir", workdir, "--submission", answers),
+        *("--save_dir", pictures, "--pictures", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (answers / "submission.zip").is_file()
+    assert len(list(answers.glob("*_labelIds.png"))) == 3
+    assert len(list(pictures.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "give --workdir DIR of a train.py run, or --weights FILE"),
+        (["--workdir", "a", "--weights", "b"], "give --workdir DIR of a train.py run, or"),
+        (["--workdir", "{run}", "--scales", "1,big"], "--scales 1,big must be numbers"),
+        (
+            ["--workdir", "{run}", "--sliding", "12y"],
+            "--sliding '12y' must be a size",
+        ),
+        (["--workdir", "{run}", "--stride", "12"], "needs both, its size and its stride"),
+        (["--workdir", "{run}", "--instances", "x"], "x/gtFine/val/street/.* cannot be read"),
+    ],
+)
+def test_refusals(workdir, arguments, message):
+    done = evaluate(*(text.replace("{run}", str(workdir)) for text in arguments))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()[-1:]) == 1
+    assert re.search(message, done.stderr), done.stderr
