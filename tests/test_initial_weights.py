@@ -15,7 +15,6 @@ from bisenet_jax.errors import WeightsError
 from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.training import checkpoint
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from
 from bisenet_jax.training.run import read_run
 from bisenet_jax.training.state import create_state
@@ -129,26 +128,13 @@ def test_inputs_that_differ_are_told(tmp_path, tiny_config, model, weights, caps
 def test_a_run_starts_from_the_file_and_goes_on_without_it(
     tmp_path, tiny_config, weights, capsys, monkeypatch
 ):
-    path = tmp_path / "weights"
+    path, workdir = tmp_path / "weights", tmp_path / "run"
     write_weights(path, weights, with_boosters=True)
+    numbers = read_weights(path).variables["params"]
     tiny_config.init = InitConfig(weights=str(path))
     tiny_config.train.steps, tiny_config.train.evaluate_every = 3, 3
     # Without a step size nothing but the statistics can move.
     tiny_config.optimizer.learning_rate = 0.0
-    train.train(tiny_config, tmp_path / "still")
-    told = capsys.readouterr().out
-    assert f"starting from {path}" in told and "loaded: " in told
-    still = read_run(tmp_path / "still", "latest")
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        still.variables["params"],
-        read_weights(path).variables["params"],
-    )
-    assert still.training is not None
-    assert still.training["init"]["weights"] == "weights"
-
-    tiny_config.optimizer.learning_rate = 0.02
-    train.train(tiny_config, tmp_path / "straight")
     real_report = train.require_finite
 
     def cut_off(step, *rest):
@@ -158,16 +144,28 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(
 
     monkeypatch.setattr(train, "require_finite", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        train.train(tiny_config, tmp_path / "broken")
+        train.train(tiny_config, workdir)
     monkeypatch.undo()
+    told = capsys.readouterr().out
+    assert f"starting from {path}" in told and "loaded: aggregation 27, booster" in told
+    early = read_run(workdir, "latest")
+    assert early.step == 2
+    jax.tree.map(np.testing.assert_array_equal, early.variables["params"], numbers)
+
     path.unlink()
-    assert checkpoint.has_begun(tmp_path / "broken")
-    capsys.readouterr()
-    assert train.train(tiny_config, tmp_path / "broken")["first_step"] == 3
+    assert train.train(tiny_config, workdir)["first_step"] == 3
     assert "starting from" not in capsys.readouterr().out
-    straight, broken = (read_run(tmp_path / name, "latest") for name in ("straight", "broken"))
-    jax.tree.map(np.testing.assert_array_equal, straight.variables, broken.variables)
-    # A run of its own needs the file, and claims no folder without it.
+    late = read_run(workdir, "latest")
+    jax.tree.map(np.testing.assert_array_equal, late.variables["params"], numbers)
+    # The statistics went on from those of step 2: a tenth of a step's own at most is new.
+    means = [
+        run.variables["batch_stats"]["detail_branch"]["s1_1"]["bn"]["mean"]
+        for run in (weights, early, late)
+    ]
+    assert np.all(np.abs(means[2] - means[0]) > np.abs(means[1] - means[0]))
+    assert late.training is not None and late.training["init"]["weights"] == "weights"
+
+    # A new run needs the file, and claims no folder without it.
     with pytest.raises(WeightsError, match="is no file"):
         train.train(tiny_config, tmp_path / "new")
     assert not (tmp_path / "new").exists()

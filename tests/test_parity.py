@@ -96,7 +96,6 @@ def test_logits_of_odd_sizes_in_a_batch(pairs, layout):
     [
         {"bga_upsampling": "bilinear"},
         {"bga_pool_counts_padding": False},
-        {"use_depthwise_relu": False},
     ],
 )
 def test_another_graph_is_far_away(pairs, change):
