@@ -5,8 +5,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# CUDA jax where an NVIDIA GPU answers, CPU jax elsewhere.
-EXTRAS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo test,cuda12 || echo test)
+# CUDA jax where an NVIDIA GPU answers, CPU jax elsewhere. A new environment may have more extras
+# of pyproject.toml: make test WITH=torch runs the tests that compare with PyTorch, too.
+WITH ?=
+EXTRAS := test$(shell nvidia-smi -L >/dev/null 2>&1 && echo ,cuda12)$(WITH:%=,%)
 
 .PHONY: venv test check demo clean
 

@@ -2,6 +2,7 @@
 
     python train.py --config configs/synthetic.py --workdir runs/synthetic
     python train.py --config configs/synthetic.py --workdir runs/fast --config.train.steps=100
+    python train.py --config FILE --workdir DIR --config.init.weights=weights.safetensors
 
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
 mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, a
@@ -41,6 +42,7 @@ from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.panels import comparison
 from bisenet_jax.training import checkpoint
+from bisenet_jax.training.initial_weights import read_initial_weights, start_from
 from bisenet_jax.training.logs import open_log
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
@@ -78,9 +80,11 @@ def train(options: config.Config, workdir: Path) -> dict:
     train_source = open_training_source(options.data)
     val_source = open_source(options.data, options.data.val_split)
     sampler = open_sampler(options.data, train_source)
+    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
+    # A run that goes on has its weights already.
+    initial = None if checkpoint.has_begun(workdir) else read_initial_weights(options, model)
     claim(workdir, options)
 
-    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     train_step = parallel.compile_train_step(make_train_step(model, optimizer, options), mesh)
     normalization = Normalization(options.data.mean, options.data.std)
@@ -97,6 +101,9 @@ def train(options: config.Config, workdir: Path) -> dict:
             state = checkpoint.restore(saved, start_step, template, mesh)
         else:
             state = create_state(model, optimizer, options.train.seed)
+            if initial is not None:
+                state, start = start_from(state, initial, class_set)
+                print(f"starting from {options.init.weights}\n{start.describe()}")
             state = parallel.replicate(state, mesh)
 
         batches = open_batches(options, train_source, sampler, start_step)

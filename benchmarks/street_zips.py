@@ -8,6 +8,7 @@ which config.data.source=cityscapes reads as they are.
 """
 
 import io
+import math
 import multiprocessing
 import os
 import zipfile
@@ -35,11 +36,20 @@ from bisenet_jax.errors import ConfigError
 
 TOWNS = {"train": ("altdorf", "neudorf"), "val": ("mittelhausen",), "test": ("hinterwald",)}
 
+MOST_FRAMES = 100_000
+ATTEMPTS = 50
+
 _FRAMES = flags.DEFINE_integer("frames", 32, "Of the split train.", lower_bound=1)
 _VAL = flags.DEFINE_integer("val", 8, "Frames of the split val.", lower_bound=0)
 _TEST = flags.DEFINE_integer("test", 0, "Frames of the split test.", lower_bound=0)
 _HEIGHT = flags.DEFINE_integer("height", 1024, "Of a frame, in pixels.", lower_bound=SMALLEST)
 _WIDTH = flags.DEFINE_integer("width", 2048, "Of a frame, in pixels.", lower_bound=SMALLEST)
+_LARGEST = flags.DEFINE_float(
+    "largest_megabytes",
+    None,
+    "Of a picture's PNG: larger ones are drawn anew. Real frames have about 2.4.",
+    lower_bound=0.001,
+)
 _EXTRACTED = flags.DEFINE_bool("extracted", False, "Write folders instead of zips.")
 
 # Of one frame, its place in the archive and its bytes, for each of the two archives.
@@ -54,16 +64,26 @@ def frame_names(split: str, count: int) -> list[str]:
     ]
 
 
-def draw_frame(height: int, width: int, job: tuple[str, str, int]) -> Files:
+def draw_frame(
+    height: int, width: int, largest_bytes: float, job: tuple[str, str, int]
+) -> Files:
     """The two PNG files of one frame; a job is split, name and number."""
     split, name, number = job
-    image, label = draw_street(list(TOWNS).index(split), number, height, width)
+    seed = list(TOWNS).index(split)
+    # Some streets have sensor noise and twice the bytes.
+    for attempt in range(ATTEMPTS):
+        image, label = draw_street(seed, number + attempt * MOST_FRAMES, height, width)
+        picture = _png(image)
+        if len(picture) <= largest_bytes:
+            break
+    else:
+        raise ConfigError(f"no street of {width}x{height} is as small; give more megabytes")
     label_ids = LABEL_ID_OF[label]
     if split == "test":
         label_ids = np.zeros_like(label_ids)  # as the real ones: nothing to learn from
     town = name.partition("_")[0]
     return {
-        IMAGE_FOLDER: (f"{IMAGE_FOLDER}/{split}/{town}/{name}{IMAGE_ENDING}", _png(image)),
+        IMAGE_FOLDER: (f"{IMAGE_FOLDER}/{split}/{town}/{name}{IMAGE_ENDING}", picture),
         LABEL_FOLDER: (f"{LABEL_FOLDER}/{split}/{town}/{name}{LABEL_ENDING}", _png(label_ids)),
     }
 
@@ -76,6 +96,7 @@ def write_streets(
     width: int,
     extracted: bool = False,
     processes: int = 1,
+    largest_bytes: float = math.inf,
 ) -> None:
     """Draw `counts[split]` frames of each split into two zips, or into folders."""
     jobs = [
@@ -84,7 +105,7 @@ def write_streets(
         for number, name in enumerate(frame_names(split, count))
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    draw = partial(draw_frame, height, width)
+    draw = partial(draw_frame, height, width, largest_bytes)
     frames = tqdm(_each(draw, jobs, processes), "draw", len(jobs), unit="frame", disable=None)
     if extracted:
         for frame in frames:
@@ -129,6 +150,7 @@ def main(arguments: list[str]) -> None:
         width=_WIDTH.value,
         extracted=_EXTRACTED.value,
         processes=os.cpu_count() or 1,
+        largest_bytes=1e6 * _LARGEST.value if _LARGEST.value else math.inf,
     )
 
 

@@ -52,6 +52,15 @@ class ModelConfig:
 
 
 @dataclass
+class InitConfig:
+    """What the network starts from."""
+
+    weights: str = ""  # a weights file; empty: kernels are drawn at random
+    # Start also from another network's weights, with those of the tensors that fit.
+    allow_partial: bool = False
+
+
+@dataclass
 class DataConfig:
     """Where the frames come from."""
 
@@ -142,6 +151,7 @@ class Config:
     """One run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -162,6 +172,10 @@ def validate(config: Config) -> Config:
             "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
         }
     )
+    if config.init.allow_partial and not config.init.weights:
+        raise ConfigError(
+            "config.init.allow_partial needs config.init.weights, the file to start from"
+        )
     if data.source != "synthetic" and not data.root:
         raise ConfigError(
             "config.data.root is empty; set it to the folder that holds the data set"

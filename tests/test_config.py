@@ -89,7 +89,10 @@ def test_load_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"modle": {}}, "config has no field 'modle'; the legal ones are augment, data, loss"),
+        (
+            {"modle": {}},
+            "config has no field 'modle'; the legal ones are augment, data, init, loss",
+        ),
         ({"train": {"stepz": 4}}, "config.train has no field 'stepz'; .* steps"),
         ({"train": 4}, "config.train 4 must be a table of fields"),
         ({"train": {"steps": "4"}}, "config.train.steps '4' must be of type int"),
@@ -163,6 +166,7 @@ def test_share(name, value):
     [
         (dict(data__source="web"), "source 'web' is not known; choose from synthetic, folder"),
         (dict(data__source="folder"), "config.data.root is empty; set it to the folder"),
+        (dict(init__allow_partial=True), "allow_partial needs config.init.weights, the file"),
         (dict(model__dtype="int8"), "dtype 'int8' is not known; choose from float32, bfloat16"),
         (dict(augment__crop_height=100), "crop_height 100 .* multiple of 32 .*such as 96"),
         (dict(augment__crop_width=0), "crop_width 0 must be a positive .* such as 32"),

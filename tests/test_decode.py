@@ -228,7 +228,7 @@ def test_fast_decoder_is_used_where_it_may_be(tmp_path, picture, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 1
     read_image(save(tmp_path / "exif.png", picture, exif=exif))
-    read_image(save(tmp_path / "grey.png", picture[..., 0]))
+    read_image(save(tmp_path / "rgba.png", np.dstack([picture, picture[..., 0] * 0 + 255])))
     assert len(decoded) == 1
 
 

@@ -36,14 +36,16 @@ class IdCoding:
 
     def decode(self, values: np.ndarray, name: str) -> np.ndarray:
         """Class ids of stored values, both `[H, W] uint8`; `name` is for error messages."""
-        ids = self.table[values]
-        if (ids == UNKNOWN).any():
-            wrong = first_few(np.unique(values[ids == UNKNOWN]).tolist())
+        # By translation of bytes: a third of the time that indexing the table takes.
+        stored, is_unknown = values.tobytes(), self.table == UNKNOWN
+        if b"\1" in stored.translate(is_unknown.tobytes()):
+            wrong = first_few(np.flatnonzero(is_unknown & _occurs(values)).tolist())
             raise DataError(
                 f"{name}: label values {wrong} are no class ids; {self.rule}: convert the "
                 "label maps to these ids, or choose the class set they were made for"
             )
-        return ids.astype(np.uint8)
+        ids = stored.translate(self.table.astype(np.uint8).tobytes())
+        return np.frombuffer(ids, np.uint8).reshape(values.shape)
 
     def fingerprint(self) -> str:
         """Equal for codings that give equal ids."""
@@ -121,6 +123,11 @@ def first_few(items: Iterable[object], count: int = 5) -> str:
     """The first items as a list in words."""
     names = [str(item) for item in items]
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _occurs(values: np.ndarray) -> np.ndarray:
+    """Which of the 256 values an array holds, `[256] bool`."""
+    return np.bincount(values.ravel(), minlength=256) > 0
 
 
 def _rgb(key: int) -> str:

@@ -6,6 +6,7 @@ mmsegmentation `mmseg/models/backbones/bisenetv2.py` @088894b; PaddleSeg
 `paddleseg/models/bisenet.py` @d7975e7.
 """
 
+import dataclasses
 from typing import Any
 
 from bisenet_jax.errors import ConfigError
@@ -66,3 +67,28 @@ def build_model(preset: str = "paper", *, num_classes: int = 19, **fields: Any) 
         raise ConfigError(f"model preset {preset!r} is not known; choose from {list(PRESETS)}")
     chosen = {name: value for name, value in fields.items() if value is not None}
     return BiSeNetV2(num_classes=num_classes, **(PRESETS[preset] | chosen))
+
+
+# Fields that change neither the shapes of a network nor what the same weights compute in use.
+_NOT_OF_THE_GRAPH = {
+    *("num_classes", "dropout_rate", "drops_whole_channels", "is_zero_initialized"),
+    *("initialization", "batch_norm_momentum", "depthwise_lowering", "dtype"),
+    *("parent", "name"),
+}
+_OF_BOOSTERS = {"booster_form", "booster_channels"}
+
+
+def graph_differences(
+    first: BiSeNetV2, second: BiSeNetV2, *, with_boosters: bool
+) -> dict[str, tuple[Any, Any]]:
+    """The fields by which two networks, given the same weights, are other functions.
+
+    Args:
+        first: a network.
+        second: another one, with any number of classes.
+        with_boosters: whether the heads that only training uses count.
+    """
+    free = _NOT_OF_THE_GRAPH if with_boosters else _NOT_OF_THE_GRAPH | _OF_BOOSTERS
+    names = [field.name for field in dataclasses.fields(BiSeNetV2) if field.name not in free]
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -55,6 +55,14 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
     checkpoints.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has saved a checkpoint there."""
+    if not (workdir / FOLDER).is_dir():
+        return False
+    with open_checkpoints(workdir) as checkpoints:
+        return latest_step(checkpoints) is not None
+
+
 def latest_step(checkpoints: Checkpoints) -> int | None:
     """The step of the newest checkpoint, or None."""
     return None if checkpoints.latest is None else checkpoints.latest.step

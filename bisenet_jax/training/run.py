@@ -98,6 +98,9 @@ def _describe_protocol(options: Config) -> str:
 
 def _without_folders(values: dict[str, Any]) -> dict[str, Any]:
     """A configuration that can be handed on: files by their names, not by where they lay."""
-    data = values["data"]
+    data, init = values["data"], values["init"]
     paths = ("root", "classes", "statistics", "cache_dir")
-    return values | {"data": data | {name: Path(data[name]).name for name in paths}}
+    return values | {
+        "data": data | {name: Path(data[name]).name for name in paths},
+        "init": init | {"weights": Path(init["weights"]).name},
+    }

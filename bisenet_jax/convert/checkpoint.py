@@ -1,0 +1,147 @@
+"""Files of tensors by name: `.pth` of PyTorch, `.safetensors`, `.npz`."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from bisenet_jax.errors import WeightsError
+from bisenet_jax.files import write_bytes
+
+SUFFIXES = (".pth", ".pt", ".safetensors", ".npz")
+# Under these keys training programs keep the tensors, beside other things.
+WRAPPERS = ("state_dict", "model")
+
+
+def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor by its name; wrappers, and `module.` before all names, are taken off.
+
+    Floating tensors come as float32. A `.pth` is read by PyTorch's reader for tensors only,
+    which runs no code from the file.
+
+    Raises:
+        WeightsError: for a file that is missing, of another kind or damaged, that holds
+            anything but tensors, or numbers that are not finite.
+    """
+    _check_suffix(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file; give a checkpoint to convert")
+    read = {".safetensors": _read_safetensors, ".npz": _read_npz}.get(path.suffix, _read_torch)
+    tensors = _unwrap(path, read(path))
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors; give a checkpoint to convert")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
+    for name, array in sorted(tensors.items()):
+        if not np.isfinite(array).all():
+            raise WeightsError(
+                f"{path}: tensor {name} holds numbers that are not finite; take an earlier "
+                "checkpoint of that training"
+            )
+    return tensors
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str = "") -> None:
+    """Write tensors by name, whole or not at all, in the format of the suffix.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        wrapper: for a `.pth` the key that the public code looks under; empty for none.
+    """
+    _check_suffix(path)
+    if path.suffix == ".safetensors":
+        write_bytes(path, save(dict(tensors)))
+        return
+    buffer = BytesIO()
+    if path.suffix == ".npz":
+        np.savez(buffer, allow_pickle=False, **tensors)
+    else:
+        torch = _import_torch()
+        named = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        torch.save({wrapper: named} if wrapper else named, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"{path} must end with one of {', '.join(SUFFIXES)}, which says its format"
+        )
+
+
+def _read_torch(path: Path) -> Any:
+    torch = _import_torch()
+    try:
+        with warnings.catch_warnings():
+            # Its words on pickle protocols; what it cannot read it refuses anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else "it ends too early"
+        raise WeightsError(
+            f"{path} cannot be read by PyTorch's safe reader ({reason}); fetch it again, or "
+            "where you trust it, save its state_dict alone with torch.save"
+        ) from error
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(
+            "a .pth file needs PyTorch: pip install 'bisenet_jax[torch]', or use .safetensors "
+            "or .npz"
+        ) from error
+    return torch
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, TypeError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); fetch it again") from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); fetch it again") from error
+
+
+def _unwrap(path: Path, content: Any) -> dict[str, np.ndarray]:
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__} instead of tensors by name; save the "
+            "model's state_dict"
+        )
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrap(path, content[key])
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            # CoinCheung's backbone is a table of the parts' own tables.
+            tensors |= {
+                f"{name}.{inner}": array for inner, array in _unwrap(path, value).items()
+            }
+        elif isinstance(value, np.ndarray):
+            tensors[name] = value.astype(np.float32)
+        elif hasattr(value, "detach"):
+            tensors[name] = value.detach().float().numpy()
+        else:
+            raise WeightsError(
+                f"{path}: {name!r} is a {type(value).__name__}, no tensor; save the model's "
+                "state_dict alone"
+            )
+    return tensors
