@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,17 @@ def test_the_file_says_what_it_is(tmp_path, tiny_weights):
     from_file = read_weights(tmp_path / "weights.safetensors")
     export_onnx(tmp_path / "again.onnx", from_file, height=64, width=96)
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+def test_the_page_on_deploying(tmp_path, tiny_weights, monkeypatch, capsys):
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import json.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    export_onnx("network.onnx", tiny_weights, height=64, width=96)
+    Image.fromarray(streets(1, 64, 96)[0]).save("photo.jpg")
+    exec(example, scope := {})
+    assert scope["labels"].shape == (1, 64, 96) and scope["labels"].dtype == np.uint8
+    assert "'" in capsys.readouterr().out and scope["names"] == list(CAMVID.names)
 
 
 def test_another_network_is_not_written(tmp_path, tiny_weights, monkeypatch):

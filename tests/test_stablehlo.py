@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax.export
 import numpy as np
 import pytest
+from PIL import Image
 
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import ConfigError, ExportError
@@ -13,12 +16,14 @@ from bisenet_jax.export import stablehlo
 from bisenet_jax.export.stablehlo import export_stablehlo
 from bisenet_jax.segmenter import Segmenter
 
+ROOT = Path(__file__).parent.parent
+
 
 def load(path):
     return jax.export.deserialize(bytearray(path.read_bytes()))
 
 
-def test_any_size_and_number(tmp_path, random_weights):
+def test_any_size_and_number(tmp_path, random_weights, monkeypatch):
     path, weights = tmp_path / "out" / "network.stablehlo", random_weights("paper")
     found = export_stablehlo(path, weights)
     # Two sizes, of one image and of three, each of two batches.
@@ -32,6 +37,13 @@ def test_any_size_and_number(tmp_path, random_weights):
     assert (labels == Segmenter(weights).logits(images).argmax(-1)).mean() >= 0.999
     with pytest.raises(ValueError, match="shape"):
         program.call(images[:, :50])
+    # The page on deploying says how to read it.
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import numpy.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(path.parent)
+    Image.fromarray(images[0]).save("photo.jpg")
+    exec(example, scope := {})
+    assert scope["labels"].shape == (1, 96, 160) and scope["labels"].dtype == np.uint8
     told = json.loads((tmp_path / "out" / "network.stablehlo.json").read_text())
     assert told["input"] == ["b", "32*h", "32*w", "3"] and told["preset"] == "paper"
     assert told["class_names"] == list(weights.class_set.names)
