@@ -5,7 +5,6 @@ A direct writer over the folded network: static shapes, plain operators, float32
 
 import json
 import os
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from bisenet_jax.export.verification import (
     Program,
     Verification,
     image_batches,
+    in_float32,
     make_reference,
     verify,
 )
@@ -68,7 +68,7 @@ def export_onnx(
     for name, size in (("height", height), ("width", width), ("batch", batch)):
         if size < 1:
             raise ConfigError(f"{name} {size} must be at least 1")
-    weights = _in_float32(weights)
+    weights = in_float32(weights)
     if io == UINT8_LABELS and weights.model.num_classes > 256:
         raise ConfigError(
             f"{weights.model.num_classes} classes do not fit uint8 labels; choose io "
@@ -198,10 +198,6 @@ def _make_program(
         return logits.argmax(1), logits.transpose(0, 2, 3, 1)
 
     return program
-
-
-def _in_float32(weights: Weights) -> Weights:
-    return replace(weights, model=weights.model.clone(dtype="float32"))
 
 
 def _import_libraries() -> tuple[Any, Any]:

@@ -18,7 +18,13 @@ import numpy as np
 
 from bisenet_jax.errors import ConfigError, ExportError
 from bisenet_jax.export.description import IOS, UINT8_LABELS, describe
-from bisenet_jax.export.verification import Verification, image_batches, make_reference, verify
+from bisenet_jax.export.verification import (
+    Verification,
+    image_batches,
+    in_float32,
+    make_reference,
+    verify,
+)
 from bisenet_jax.files import write_bytes, write_json
 from bisenet_jax.inference import predict_labels, scaled_logits, without_boosters
 from bisenet_jax.weights import Weights
@@ -51,7 +57,7 @@ def export_stablehlo(
 ) -> Verification:
     """Write the network if a fresh process computes the same from it; and PATH.json beside it.
 
-    It computes in the dtype of the network's activations.
+    It computes in float32, whatever the dtype of the network's activations.
 
     Args:
         path: of the file.
@@ -70,6 +76,7 @@ def export_stablehlo(
     """
     if io not in IOS:
         raise ConfigError(f"io {io!r} is not known; choose from {IOS}")
+    weights = in_float32(weights)
     shape = _shape(weights, height, width, batch)
     variables = without_boosters(weights.variables)
 

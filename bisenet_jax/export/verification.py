@@ -1,5 +1,6 @@
 """Whether an exported program computes what the network does: asked before it is written."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -80,6 +81,14 @@ def verify(
             "asked for): please report it with the network's description"
         )
     return found
+
+
+def in_float32(weights: Weights) -> Weights:
+    """The same network with float32 activations, as every exported program has them.
+
+    bfloat16 rounds otherwise with each compiler, by more than a comparison can allow.
+    """
+    return dataclasses.replace(weights, model=weights.model.clone(dtype="float32"))
 
 
 def make_reference(weights: Weights) -> Program:
