@@ -85,7 +85,7 @@ class DataConfig:
     sampling: str = "uniform"  # of training frames; balanced shows rare classes more often
     statistics: str = ""  # for balanced: what bisenet_jax.data.check --statistics wrote
     workers: int = 0  # loader processes; 0 decodes in threads of this process
-    threads: int = 2  # decoding threads of each loader process
+    threads: int = 4  # decoding threads of each loader process
     prefetch_megabytes: int = 1024  # of decoded batches kept ready, at least one batch
 
 
