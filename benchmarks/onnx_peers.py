@@ -80,7 +80,7 @@ def measure(files: dict[str, Path]) -> list[dict[str, Any]]:
 
     def run(name: str) -> np.ndarray:
         session = sessions[name]
-        return session.run(None, {session.get_inputs()[0].name: pictures})[0]
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: pictures})[0])
 
     outputs = [run(name) for name in sessions]
     difference = float(np.abs(outputs[0] - outputs[1]).max())
