@@ -37,7 +37,7 @@ from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluat
 from bisenet_jax.evaluation.metrics import Scores, scores
 from bisenet_jax.evaluation.protocol import protocol_of_training
 from bisenet_jax.files import write_json
-from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.panels import comparison

@@ -22,8 +22,8 @@ from bisenet_jax.complexity import count_model_macs
 from bisenet_jax.config import Config
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.inference import predict_labels, without_boosters
-from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs
+from bisenet_jax.inference import predict_labels
+from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs, without_boosters
 from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization

@@ -1,7 +1,8 @@
 """Inference, a function of its own: uint8 images in, uint8 labels out, no booster anywhere.
 
-`predict_labels` and `predict_logits` are pure and run inside any `jax.jit`;
-`make_label_function` and `make_logits_function` bind them to one set of weights.
+`predict_labels` and `predict_logits` are pure and run inside any `jax.jit`, for a `BiSeNetV2`
+and its variables as well as for the `FastNetwork` made of them. `make_label_function` and
+`make_logits_function` bind the fast one to one set of weights.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,13 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, Outputs
+from bisenet_jax.fast.network import FastNetwork, fasten
+from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.resize import resize, upsample
+from bisenet_jax.resize import resize, upsample, upsampled_argmax
 
 PyTree = Any
+Network = BiSeNetV2 | FastNetwork
 
 LOGITS_STRIDE = 8
 
@@ -51,19 +54,26 @@ def make_logits_function(
 
 
 def predict_labels(
-    model: BiSeNetV2,
+    network: Network,
     variables: PyTree,
     images: jax.Array,
     normalization: Normalization,
     input_scale: float = 1.0,
 ) -> jax.Array:
-    """The most likely class of each pixel, `uint8 [B, H, W]`."""
-    logits = predict_logits(model, variables, images, normalization, input_scale)
+    """The most likely class of each pixel, `uint8 [B, H, W]`.
+
+    The same as the largest of `predict_logits`, which at the images' size are never stored.
+    """
+    _check_images(images)
+    inputs = normalization.normalize(images)
+    if input_scale == 1:
+        return input_labels(network, variables, inputs)
+    logits = scaled_logits(network, variables, inputs, input_scale)
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
 
 def predict_logits(
-    model: BiSeNetV2,
+    network: Network,
     variables: PyTree,
     images: jax.Array,
     normalization: Normalization,
@@ -74,20 +84,19 @@ def predict_logits(
     Images are padded below and to the right to the network's stride, with zeros after
     normalisation, that is with the mean colour; what the padding adds is cut off again.
     """
-    chex.assert_rank(images, 4)
-    chex.assert_type(images, jnp.uint8)
-    return scaled_logits(model, variables, normalization.normalize(images), input_scale)
+    _check_images(images)
+    return scaled_logits(network, variables, normalization.normalize(images), input_scale)
 
 
 def scaled_logits(
-    model: BiSeNetV2, variables: PyTree, inputs: jax.Array, input_scale: float = 1.0
+    network: Network, variables: PyTree, inputs: jax.Array, input_scale: float = 1.0
 ) -> jax.Array:
     """`predict_logits` of images that are normalised already, `[B, H, W, 3] float32`."""
     if input_scale == 1:
-        return input_logits(model, variables, inputs)
+        return input_logits(network, variables, inputs)
     height, width = inputs.shape[1:3]
     scaled = resize(inputs, *scaled_size(height, width, input_scale))
-    return resize(input_logits(model, variables, scaled), height, width)
+    return resize(input_logits(network, variables, scaled), height, width)
 
 
 def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
@@ -95,20 +104,32 @@ def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
     return max(round(height * input_scale), 1), max(round(width * input_scale), 1)
 
 
-def input_logits(model: BiSeNetV2, variables: PyTree, inputs: jax.Array) -> jax.Array:
+def input_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
     """Logits at the size of normalised inputs, `[B, H, W, 3] -> float32 [B, H, W, classes]`."""
     height, width = inputs.shape[1:3]
+    logits_8 = _padded_logits(network, variables, inputs)
+    return upsample(logits_8, LOGITS_STRIDE)[:, :height, :width]
+
+
+def input_labels(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
+    """The largest of `input_logits`, `[B, H, W, 3] -> uint8 [B, H, W]`."""
+    height, width = inputs.shape[1:3]
+    logits_8 = _padded_logits(network, variables, inputs)
+    return upsampled_argmax(logits_8, LOGITS_STRIDE)[:, :height, :width]
+
+
+def _padded_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
+    height, width = inputs.shape[1:3]
     padding = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
-    outputs = cast(Outputs, model.apply(variables, jnp.pad(inputs, padding), is_training=False))
-    return upsample(outputs.logits, LOGITS_STRIDE)[:, :height, :width]
+    outputs = cast(
+        Outputs, network.apply(variables, jnp.pad(inputs, padding), is_training=False)
+    )
+    return outputs.logits
 
 
-def without_boosters(variables: PyTree) -> PyTree:
-    """The same variables without those of the booster heads."""
-    return {
-        collection: {name: leaf for name, leaf in tree.items() if name not in BOOSTER_NAMES}
-        for collection, tree in variables.items()
-    }
+def _check_images(images: jax.Array) -> None:
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, jnp.uint8)
 
 
 def _bind(
@@ -118,9 +139,12 @@ def _bind(
     normalization: Normalization,
     input_scale: float,
 ) -> Callable[[jax.Array], jax.Array]:
+    network, parameters = fasten(model, variables)
     # On the device once, not with every call.
-    variables = jax.device_put(without_boosters(variables))
+    parameters = jax.device_put(parameters)
     compiled = jax.jit(
-        lambda variables, images: function(model, variables, images, normalization, input_scale)
+        lambda parameters, images: function(
+            network, parameters, images, normalization, input_scale
+        )
     )
-    return lambda images: compiled(variables, images)
+    return lambda images: compiled(parameters, images)

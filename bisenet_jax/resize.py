@@ -7,10 +7,14 @@ Three conventions exist in public code and give different numbers, so each has i
 - `nearest`: every pixel becomes a block.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+_MOST_UNROLLED = 32  # channels: quicker than a loop, but each is compiled by itself
 METHODS = ("bilinear", "align_corners", "nearest")
 
 
@@ -28,6 +32,38 @@ def upsample(x: jax.Array, factor: int, method: str = "bilinear") -> jax.Array:
             x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
         return x
     return _upsample_axis(_upsample_axis(x, factor, axis=1), factor, axis=2)
+
+
+def upsampled_argmax(x: jax.Array, factor: int) -> jax.Array:
+    """`argmax(upsample(x, factor), -1)` of `[B, H, W, C]`, `uint8 [B, H * factor, W * factor]`.
+
+    Of equal values the first counts; C is at most 256. The enlarged map is never stored: each
+    phase of the columns keeps its largest value so far.
+    """
+    # Planes, so that neighbours in memory are neighbours in the picture.
+    planes = _upsample_axis(jnp.moveaxis(x, -1, 0), factor, axis=2)
+    phases = list(_phases(planes, factor, axis=3))
+
+    def blend(channel: Any) -> list[jax.Array]:
+        return [planes[channel] * (1 - w) + neighbours[channel] * w for neighbours, w in phases]
+
+    def compare(channel: Any, best: list) -> list:
+        return [
+            (
+                jnp.maximum(value, largest),
+                jnp.where(value > largest, jnp.asarray(channel, jnp.uint8), label),
+            )
+            for value, (largest, label) in zip(blend(channel), best, strict=True)
+        ]
+
+    best = [(value, jnp.zeros(value.shape, jnp.uint8)) for value in blend(0)]
+    if len(planes) <= _MOST_UNROLLED:
+        for channel in range(1, len(planes)):
+            best = compare(channel, best)
+    else:
+        best = jax.lax.fori_loop(1, len(planes), compare, best)
+    labels = jnp.stack([label for _, label in best], axis=-1)
+    return labels.reshape(*labels.shape[:2], -1)
 
 
 def resize(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -54,18 +90,24 @@ def _resize_axis(x: jax.Array, size: int, *, axis: int) -> jax.Array:
 
 def _upsample_axis(x: jax.Array, factor: int, *, axis: int) -> jax.Array:
     """Half-pixel bilinear along one axis, one linear blend of neighbours per output phase."""
+    blends = [
+        x * (1 - weight) + neighbours * weight
+        for neighbours, weight in _phases(x, factor, axis=axis)
+    ]
+    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    return jnp.stack(blends, axis=axis + 1).reshape(shape)
+
+
+def _phases(x: jax.Array, factor: int, *, axis: int) -> Iterator[tuple[jax.Array, float]]:
+    """For each output phase the neighbours that pixels are blended with, and their weight."""
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
     before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, -1, axis=axis)], axis=axis)
     after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, None, axis=axis), last], axis=axis)
-    phases = []
     for phase in range(factor):
         # Output pixel i * factor + phase lies this far from the centre of input pixel i.
         offset = (phase + 0.5) / factor - 0.5
-        neighbour, weight = (before, -offset) if offset < 0 else (after, offset)
-        phases.append(x * (1 - weight) + neighbour * weight)
-    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
-    return jnp.stack(phases, axis=axis + 1).reshape(shape)
+        yield (before, -offset) if offset < 0 else (after, offset)
 
 
 def _aligned_weights(size: int, factor: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from bisenet_jax import pictures
 from bisenet_jax.complexity import count_parameters
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import DataError, WeightsError
-from bisenet_jax.inference import make_label_function, make_logits_function, without_boosters
+from bisenet_jax.inference import make_label_function, make_logits_function
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import read_run
 from bisenet_jax.weights import Weights, read_weights

@@ -25,8 +25,7 @@ from bisenet_jax import __version__
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.files import write_bytes
-from bisenet_jax.inference import without_boosters
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
 
 PyTree = Any

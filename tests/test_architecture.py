@@ -40,7 +40,7 @@ FLOORS = [
         "bisenet_jax.training",
         "bisenet_jax.inference",
         "bisenet_jax.complexity",
-        "bisenet_jax.folding",
+        "bisenet_jax.fast.folding",
         "bisenet_jax.weights",
     },
     {

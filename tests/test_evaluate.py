@@ -16,7 +16,8 @@ from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.synthetic import SyntheticStreets, draw_street
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.protocol import Protocol
-from bisenet_jax.inference import make_label_function, without_boosters
+from bisenet_jax.inference import make_label_function
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
@@ -154,7 +155,6 @@ from bisenet_jax import parallel
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
-from bisenet_jax.inference import without_boosters
 from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization

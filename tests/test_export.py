@@ -14,7 +14,7 @@ import bisenet_jax
 from bisenet_jax import config_file, parallel
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import CheckpointError, ConfigError
-from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.optimizer import make_optimizer

@@ -12,9 +12,8 @@ from bisenet_jax.inference import (
     make_label_function,
     predict_labels,
     predict_logits,
-    without_boosters,
 )
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.resize import upsample
 

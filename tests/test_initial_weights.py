@@ -12,7 +12,7 @@ import train
 from bisenet_jax.config import InitConfig
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES
 from bisenet_jax.errors import WeightsError
-from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from

@@ -12,7 +12,8 @@ import pytest
 import bisenet_jax
 from bisenet_jax.errors import DataError, WeightsError
 from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
-from bisenet_jax.inference import predict_logits, without_boosters
+from bisenet_jax.inference import predict_logits
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.pictures import overlay
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.weights import write_weights

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from bisenet_jax.errors import WeightsError
-from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.weights import content_hash, model_fields, read_weights, write_weights
 
 

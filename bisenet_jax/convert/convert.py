@@ -18,8 +18,7 @@ from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.files import write_json
-from bisenet_jax.inference import without_boosters
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES
+from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, without_boosters
 from bisenet_jax.model.presets import build_model, graph_differences
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.weights import Weights, read_weights, write_weights

@@ -9,8 +9,7 @@ from bisenet_jax import parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.inference import without_boosters
-from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import restore_run
 from bisenet_jax.weights import read_weights

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from bisenet_jax.inference import without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.weights import Weights, content_hash
 
 # What goes in and what comes out.

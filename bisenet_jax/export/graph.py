@@ -1,7 +1,9 @@
 """A graph of ONNX operators as plain values, built node by node; no library is needed for it.
 
-Tensors are `[B, C, H, W]`, as ONNX's convolutions want them. All shapes are known while the
-graph is built, which is what keeps shape arithmetic, loops and conditions out of the file.
+`Graph` has what `bisenet_jax.fast.operators` asks for, and what images need before the
+network and logits after it. Tensors are `[B, C, H, W]`, as ONNX's convolutions want them. All
+shapes are known while the graph is built, which is what keeps shape arithmetic, loops and
+conditions out of the file.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bisenet_jax.folding import Convolution, ScaleShift
+from bisenet_jax.fast.folding import Convolution, ScaleShift
 
 # The three conventions of bisenet_jax.resize in the words of ONNX's Resize.
 _RESIZE = {
@@ -107,6 +109,10 @@ class Graph:
         """Over the whole map, `[B, C, 1, 1]`."""
         output = Tensor(name, (*x.shape[:2], 1, 1))
         return self._add("GlobalAveragePool", (x.name,), name, output)
+
+    def upsample(self, x: Tensor, name: str, factor: int, method: str) -> Tensor:
+        """By one of `bisenet_jax.resize.METHODS`."""
+        return self.resize(x, name, x.shape[2] * factor, x.shape[3] * factor, method)
 
     def resize(self, x: Tensor, name: str, height: int, width: int, method: str) -> Tensor:
         """By one of `bisenet_jax.resize.METHODS`; no node where the size is right."""

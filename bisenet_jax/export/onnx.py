@@ -14,7 +14,6 @@ from bisenet_jax import __version__
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.description import FLOAT_LOGITS, IOS, UINT8_LABELS, describe
 from bisenet_jax.export.graph import Graph, Tensor
-from bisenet_jax.export.network import add_network
 from bisenet_jax.export.verification import (
     Program,
     Verification,
@@ -23,8 +22,9 @@ from bisenet_jax.export.verification import (
     make_reference,
     verify,
 )
+from bisenet_jax.fast.description import compute_logits
+from bisenet_jax.fast.folding import ScaleShift, fold_batchnorm
 from bisenet_jax.files import write_bytes
-from bisenet_jax.folding import ScaleShift, fold_batchnorm
 from bisenet_jax.inference import LOGITS_STRIDE, scaled_size
 from bisenet_jax.model.bisenetv2 import STRIDE
 from bisenet_jax.normalization import Normalization
@@ -120,9 +120,8 @@ def _add_program(
     # Zeros after normalisation are the mean colour.
     x = graph.pad(x, "preprocessing/pad", *padded)
     folded = fold_batchnorm(weights.model, weights.variables)
-    x = add_network(graph, weights.model, folded, x)
-    grown = (LOGITS_STRIDE * x.shape[2], LOGITS_STRIDE * x.shape[3])
-    x = graph.resize(x, "postprocessing/grow", *grown, "bilinear")
+    x = compute_logits(graph, weights.model, folded, x)
+    x = graph.upsample(x, "postprocessing/grow", LOGITS_STRIDE, "bilinear")
     x = graph.cut(x, "postprocessing/cut", seen_height, seen_width)
     x = graph.resize(x, "postprocessing/resize", height, width, "bilinear")
     return images, graph.rename(x, "logits")

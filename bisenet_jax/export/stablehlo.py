@@ -26,7 +26,8 @@ from bisenet_jax.export.verification import (
     verify,
 )
 from bisenet_jax.files import write_bytes, write_json
-from bisenet_jax.inference import predict_labels, scaled_logits, without_boosters
+from bisenet_jax.inference import predict_labels, scaled_logits
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.weights import Weights
 
 PLATFORMS = ("cpu", "cuda")

@@ -1,6 +1,6 @@
 """BiSeNet V2 (Yu et al., arXiv 2004.02147, Figure 3): the whole network, boosters included."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,8 @@ from bisenet_jax.model.detail import DetailBranch
 from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
 from bisenet_jax.model.layers import Dtype, LayerOptions, require_choice
 from bisenet_jax.model.semantic import SemanticBranch
+
+PyTree = Any
 
 # Sizes of an image must be multiples of the deepest stage's stride.
 STRIDE = 32
@@ -183,6 +185,14 @@ class BiSeNetV2(nn.Module):
 
     def _widen(self, channels: tuple[int, ...]) -> tuple:
         return tuple(round(count * self.width) for count in channels)
+
+
+def without_boosters(variables: PyTree) -> PyTree:
+    """The same variables without those of the booster heads, which inference has no use for."""
+    return {
+        collection: {name: leaf for name, leaf in tree.items() if name not in BOOSTER_NAMES}
+        for collection, tree in variables.items()
+    }
 
 
 def _check_images(images: jax.Array) -> None:

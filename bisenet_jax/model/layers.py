@@ -129,14 +129,14 @@ class DepthwiseConv(nn.Module):
                 feature_group_count=channels,
             )
         else:
-            y = _depthwise_by_shifts(x, kernel, multiplier=self.multiplier, stride=self.stride)
+            y = depthwise_by_shifts(x, kernel, multiplier=self.multiplier, stride=self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
             y = y + bias.reshape(1, 1, 1, -1)
         return y.astype(self.options.dtype)
 
 
-def _depthwise_by_shifts(
+def depthwise_by_shifts(
     x: jax.Array, kernel: jax.Array, *, multiplier: int, stride: int
 ) -> jax.Array:
     height, width = x.shape[1:3]

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from bisenet_jax.inference import without_boosters
-from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BiSeNetV2, without_boosters
 
 PyTree = Any
 

@@ -6,8 +6,9 @@ import pytest
 from flax import traverse_util
 
 from bisenet_jax.data.synthetic import draw_street
-from bisenet_jax.folding import fold_batchnorm
-from bisenet_jax.inference import input_logits, without_boosters
+from bisenet_jax.fast.folding import fold_batchnorm
+from bisenet_jax.inference import input_logits
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.normalization import Normalization
 

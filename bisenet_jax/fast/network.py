@@ -1,0 +1,191 @@
+"""The network as inference runs it: the same logits as `BiSeNetV2`, in less time.
+
+`fasten` turns a network and its variables into a `FastNetwork` and its parameters, which go
+wherever the network and its variables do. What each lowering gains is in docs/performance.md.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bisenet_jax.fast.description import compute_logits
+from bisenet_jax.fast.folding import Convolution, Folded, ScaleShift, fold_batchnorm
+from bisenet_jax.fast.winograd import PLACES, transform_kernel, winograd_conv
+from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs
+from bisenet_jax.model.layers import average_pool, depthwise_by_shifts, max_pool
+from bisenet_jax.resize import upsample
+
+PyTree = Any
+
+# The wide 3x3 layers at 1/8, where tiles are many; kernels of this shape at 1/32 are not worth
+# their transforms.
+_WINOGRAD_LAYERS = ("detail_branch/s3_2", "detail_branch/s3_3", "aggregation/out", "head/conv")
+_WINOGRAD_LEAST_CHANNELS = 128
+
+
+@dataclass(frozen=True)
+class Lowerings:
+    """How operators are written for XLA; the numbers are the same but for rounding.
+
+    Attributes:
+        depthwise: `shifts`, nine multiply-adds that fuse with their neighbours, or `conv`, a
+            grouped convolution.
+        pointwise: 1x1 convolutions as `conv` or as a matrix product, `dot`.
+        pool: the largest of a window by `window`, XLA's own, or by `shifts`.
+        uses_winograd: for wide 3x3 convolutions in float32.
+    """
+
+    depthwise: str = "shifts"
+    pointwise: str = "conv"
+    pool: str = "window"
+    uses_winograd: bool = False
+
+    @classmethod
+    def for_backend(cls, backend: str) -> "Lowerings":
+        """What is quickest; on others than `cpu` nothing is measured."""
+        if backend == "cpu":
+            return cls(pointwise="dot", pool="shifts", uses_winograd=True)
+        return cls()
+
+
+@dataclass(frozen=True)
+class FastNetwork:
+    """Stands where a `BiSeNetV2` stands in inference; its parameters come from `fasten`."""
+
+    model: BiSeNetV2
+    lowerings: Lowerings = field(default_factory=Lowerings)
+
+    @property
+    def num_classes(self) -> int:
+        """As many logits each pixel has."""
+        return self.model.num_classes
+
+    def apply(
+        self, parameters: Folded, images: jax.Array, *, is_training: bool = False
+    ) -> Outputs:
+        """Like `BiSeNetV2.apply`: normalised `[B, H, W, 3] -> Outputs`, without boosters."""
+        if is_training:
+            raise ValueError("a FastNetwork only infers; train the BiSeNetV2 it was made of")
+        dtype = jnp.dtype(self.model.dtype)
+        operators = _ArrayOperators(self.lowerings)
+        logits_8 = compute_logits(operators, self.model, parameters, images.astype(dtype))
+        return Outputs(logits_8, boosters=())
+
+
+def fasten(
+    model: BiSeNetV2, variables: PyTree, lowerings: Lowerings | None = None
+) -> tuple[FastNetwork, Folded]:
+    """The network and its variables in their fast form, on the host.
+
+    Args:
+        model: the network that the variables belong to.
+        variables: `params` and `batch_stats`; those of boosters are left behind.
+        lowerings: None for those of JAX's default backend.
+    """
+    lowerings = lowerings or Lowerings.for_backend(jax.default_backend())
+    parameters = fold_batchnorm(model, variables)
+    if lowerings.uses_winograd and jnp.dtype(model.dtype) == jnp.float32:
+        convolutions = dict(parameters.convolutions)
+        for name in _WINOGRAD_LAYERS:
+            kernel, bias = convolutions[name]
+            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
+                convolutions[name] = Convolution(transform_kernel(kernel), bias)
+        parameters = parameters._replace(convolutions=convolutions)
+    return FastNetwork(model, lowerings), parameters
+
+
+class _ArrayOperators:
+    """`Operators` on `[B, H, W, C]` arrays, each result in the dtype of its input."""
+
+    def __init__(self, lowerings: Lowerings) -> None:
+        self.lowerings = lowerings
+
+    def conv(
+        self,
+        x: jax.Array,
+        name: str,
+        layer: Convolution,
+        *,
+        stride: int = 1,
+        relu: bool = False,
+    ) -> jax.Array:
+        with jax.named_scope(name):
+            dtype = x.dtype
+            if name == "head/classifier":
+                # Logits are float32, as in the model: bfloat16 ones tie.
+                x, dtype = x.astype(jnp.float32), jnp.dtype(jnp.float32)
+            y = self._convolve(x, layer.kernel, stride) + layer.bias.astype(dtype)
+            return (jax.nn.relu(y) if relu else y).astype(dtype)
+
+    def _convolve(self, x: jax.Array, kernel: Any, stride: int) -> jax.Array:
+        size, _, group_inputs, features = kernel.shape
+        if size == PLACES:
+            return winograd_conv(x, kernel)
+        groups = x.shape[-1] // group_inputs
+        if groups > 1 and self.lowerings.depthwise == "shifts":
+            return depthwise_by_shifts(
+                x, kernel, multiplier=features // x.shape[-1], stride=stride
+            )
+        kernel = kernel.astype(x.dtype)
+        if size == 1 and self.lowerings.pointwise == "dot":
+            return x @ kernel[0, 0]
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(stride, stride),
+            padding=((size // 2, size // 2),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    def scale_shift(self, x: jax.Array, name: str, layer: ScaleShift) -> jax.Array:
+        with jax.named_scope(name):
+            return (x * layer.scale + layer.shift).astype(x.dtype)
+
+    def relu(self, x: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return jax.nn.relu(x)
+
+    def sigmoid(self, x: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return jax.nn.sigmoid(x)
+
+    def add(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return x + y
+
+    def multiply(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return x * y
+
+    def concatenate(self, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return jnp.concatenate([x, y], axis=-1)
+
+    def max_pool(self, x: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return _max_pool_by_shifts(x) if self.lowerings.pool == "shifts" else max_pool(x)
+
+    def average_pool(self, x: jax.Array, name: str, *, counts_padding: bool) -> jax.Array:
+        with jax.named_scope(name):
+            return average_pool(x, counts_padding=counts_padding)
+
+    def mean(self, x: jax.Array, name: str) -> jax.Array:
+        with jax.named_scope(name):
+            return x.astype(jnp.float32).mean(axis=(1, 2), keepdims=True).astype(x.dtype)
+
+    def upsample(self, x: jax.Array, name: str, factor: int, method: str) -> jax.Array:
+        with jax.named_scope(name):
+            return upsample(x, factor, method)
+
+
+def _max_pool_by_shifts(x: jax.Array) -> jax.Array:
+    """`model.layers.max_pool` as the largest of three rows, and of three columns."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        size = x.shape[axis] - 2
+        taps = [jax.lax.slice_in_dim(x, start, start + size - 1, 2, axis) for start in range(3)]
+        x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
+    return x
