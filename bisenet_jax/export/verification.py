@@ -56,9 +56,7 @@ class Verification(NamedTuple):
             logits = f", logits within {self.logit_difference:.1e}"
         # Rounded down: 100 % are all of them.
         percent = math.floor(1e5 * self.equal_labels) / 1e3
-        return (
-            f"verified on {self.images} images: {percent:.3f} % of the labels equal{logits}"
-        )
+        return f"verified on {self.images} images: {percent:.3f} % of the labels equal{logits}"
 
 
 def verify(
