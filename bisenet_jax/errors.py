@@ -32,6 +32,10 @@ class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
 
 
+class OutputError(UserError, OSError):
+    """A file that cannot be written to its place."""
+
+
 class WeightsError(UserError):
     """A weights file that is damaged, of another kind, or not of the network it describes."""
 

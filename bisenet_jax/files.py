@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bisenet_jax.errors import OutputError
+
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Writes `data` indented and whole or not at all; nan and infinity raise ValueError."""
@@ -19,16 +21,25 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file whole or not at all, and the folder it lies in.
 
     A reader, or a run killed half way, sees the old file or the new one, never a part.
+
+    Raises:
+        OutputError: where the place is a folder or lies in a file, and without leave or room.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since os.replace is atomic within one file system only.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since os.replace is atomic within one file system only.
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(data)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}); give another place, or "
+            "make room there"
+        ) from error
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

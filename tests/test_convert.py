@@ -183,6 +183,8 @@ def test_other_code_is_recognised(tmp_path, checkpoints):
         ("coincheung", old_head(tensors, "head.conv_out.weight", 19), "of 2020-08.*19 classes"),
         ("coincheung", without(tensors, "aux", "head"), "It has no head: .*--fresh_heads"),
         ("coincheung", without(tensors, "aux3."), "missing: aux3.*another version"),
+        ("coincheung", {"fc.weight": np.ones(3)}, "1 unexpected: fc.weight.*another network"),
+        ("mmseg", {"params/head": np.ones(3)}, "a weights file of ours, which needs no conv"),
     ):
         path = write(tmp_path / "in.npz", content)
         with pytest.raises(WeightsError, match=words):
@@ -236,7 +238,7 @@ def test_files_give_back_what_went_in(tmp_path, suffix):
         write_checkpoint(path, SMALL, wrapper)
         assert_small(read_checkpoint(path))
     content = path.read_bytes()
-    for damaged in (content[:-30], b"", b"no checkpoint"):
+    for damaged in (content[:-30], b"", b"no checkpoint", b"hello"):
         path.write_bytes(damaged)
         with pytest.raises(WeightsError, match="cannot be read"):
             read_checkpoint(path)
@@ -284,9 +286,14 @@ def test_no_code_of_a_checkpoint_runs(tmp_path):
     torch.save({"state_dict": Runs(trace)}, tmp_path / "in.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Runs(trace)))
     np.savez(tmp_path / "in.npz", a=np.array([Runs(trace)]))
-    for name in ("in.pth", "old.pth", "in.npz"):
-        with pytest.raises(WeightsError, match="cannot be read"):
+    for name, words in (
+        ("in.pth", r"it holds \S+ beside tensors.* save its state_dict alone"),
+        ("old.pth", "it is damaged, or was not written by torch.save"),
+        ("in.npz", "cannot be read"),
+    ):
+        with pytest.raises(WeightsError, match=words) as refused:
             read_checkpoint(tmp_path / name)
+        assert "weights_only" not in str(refused.value)
     assert not trace.exists()
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bisenet_jax.errors import OutputError
 from bisenet_jax.files import write_bytes, write_json
 
 
@@ -30,7 +31,16 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr("bisenet_jax.files.os.replace", refuse)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match=r"picture.png cannot be written \(no space\)"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_for_no_file_is_named(tmp_path):
+    write_bytes(tmp_path / "folder" / "file", b"old")
+    for place in (tmp_path / "folder", tmp_path / "folder" / "file" / "below"):
+        with pytest.raises(OutputError, match=f"{place} cannot be written .*another place"):
+            write_bytes(place, b"new")
+    assert (tmp_path / "folder" / "file").read_bytes() == b"old"
+    assert list(tmp_path.rglob("*.partial")) == []

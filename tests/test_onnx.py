@@ -19,7 +19,7 @@ from bisenet_jax.errors import ConfigError, DataError, ExportError
 from bisenet_jax.export import onnx as onnx_export
 from bisenet_jax.export.description import describe
 from bisenet_jax.export.onnx import export_onnx, read_metadata
-from bisenet_jax.export.verification import image_batches, verify
+from bisenet_jax.export.verification import Batch, image_batches, verify
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.weights import read_weights, write_weights
 
@@ -166,7 +166,7 @@ def test_another_network_is_not_written(tmp_path, tiny_weights, monkeypatch):
 
 def test_verify():
     labels, logits = np.zeros((1, 20, 50), int), np.zeros((1, 20, 50, 2))
-    batches = [streets(1, 20, 50)]
+    batches = [Batch(streets(1, 20, 50), 1)]
 
     def check(labels_there, logits_there):
         return verify(
@@ -177,9 +177,25 @@ def test_verify():
     one_wrong[0, 0, 0] = two_wrong[0, 0, :2] = 1
     assert check(one_wrong, logits + 9e-4).equal_labels == 0.999
     assert check(one_wrong, None).logit_difference is None
+    assert "on 1 images: 99.900 % of" in str(check(one_wrong, None))
+    assert "99.999 % of" in str(check(labels, None)._replace(equal_labels=1 - 1e-7))
     for case in ((two_wrong, None), (labels, logits - 2e-3), (labels, logits * np.nan)):
         with pytest.raises(ExportError, match="was not written"):
             check(*case)
+
+
+def test_copies_that_fill_a_batch_are_not_compared():
+    """Else one picture, repeated, would count as many."""
+    shape = (4, 20, 50)
+    labels, logits = np.zeros(shape, int), np.zeros((*shape, 2))
+    there_labels, there_logits = labels.copy(), logits.copy()
+    there_labels[1:], there_logits[1:] = 1, 1
+    programs = lambda _: (there_labels, there_logits), lambda _: (labels, logits)
+    batch = Batch(np.zeros((*shape, 3), np.uint8), 1)
+    found = verify("it", *programs, [batch])
+    assert found == (1, 1.0, 0.0)
+    with pytest.raises(ExportError, match="verified on 2 images: 50.000 %"):
+        verify("it", *programs, [batch._replace(count=2)])
 
 
 def test_pictures_of_a_folder(tmp_path):
@@ -187,8 +203,10 @@ def test_pictures_of_a_folder(tmp_path):
     for name in ("a", "b", "c"):
         Image.fromarray(street).save(tmp_path / f"{name}.png")
     first, second = image_batches(tmp_path, 2, 64, 96)
-    assert (first == street).all() and (second == street).all()
-    assert next(image_batches(tmp_path, 1, 20, 30)).shape == (1, 20, 30, 3)
+    assert (first.images == street).all() and (second.images == street).all()
+    assert first.images.shape == second.images.shape == (2, 64, 96, 3)
+    assert (first.count, second.count) == (2, 1)
+    assert next(image_batches(tmp_path, 1, 20, 30)).images.shape == (1, 20, 30, 3)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image"):
         next(image_batches(tmp_path / "empty", 1, 64, 96))

@@ -110,7 +110,9 @@ def test_training_with_boosters():
     """Logits of all heads, running statistics, gradients, and one step of the optimiser.
 
     In float64: of a million ReLUs one stands so near its edge that rounding to float32 throws
-    it over, and in the small maps that alone moves a gradient by a hundredth.
+    it over, and in the small maps that alone moves a gradient by a hundredth. Over all
+    parameters together that is 0.04 to 2 % of the gradient, by the images and labels drawn: too
+    far apart for a bound that would hold and still say something.
     """
     with jax.enable_x64(True):
         compare_training()

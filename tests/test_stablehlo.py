@@ -57,10 +57,25 @@ def test_one_size_of_logits(tmp_path, random_weights):
     # The program computes in float32.
     found = export_stablehlo(path, half, height=50, width=70, io="float-logits")
     assert found.logit_difference is not None and found.logit_difference < 1e-3
+    # Of any number: one and three at a time, at one size.
+    assert found.images == 8
     images = draw_street(7, 0, 64, 96)[0][None, :50, :70]
     mean, std = (np.asarray(numbers, np.float32) for numbers in weights.normalization)
     logits = np.asarray(load(path).call((images / np.float32(255) - mean) / std))
     np.testing.assert_allclose(logits, Segmenter(weights).logits(images), atol=1e-3)
+
+
+def test_one_size_and_number_is_tried_once_with_pictures(tmp_path, random_weights):
+    street = Image.fromarray(draw_street(7, 0, 64, 96)[0])
+    (tmp_path / "pictures").mkdir()
+    for name in ("a", "b", "c"):
+        street.save(tmp_path / "pictures" / f"{name}.png")
+    found = export_stablehlo(
+        tmp_path / "x",
+        random_weights("coincheung", depthwise_lowering="conv"),
+        **{"height": 64, "width": 96, "batch": 2, "pictures": tmp_path / "pictures"},
+    )
+    assert found.images == 3
 
 
 def test_another_network_is_not_written(tmp_path, random_weights, monkeypatch):

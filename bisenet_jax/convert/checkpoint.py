@@ -1,6 +1,7 @@
 """Files of tensors by name: `.pth` of PyTorch, `.safetensors`, `.npz`."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from bisenet_jax.files import write_bytes
 SUFFIXES = (".pth", ".pt", ".safetensors", ".npz")
 # Under these keys training programs keep the tensors, beside other things.
 WRAPPERS = ("state_dict", "model")
+# How PyTorch's reader names what it would have to call.
+_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
@@ -84,12 +87,23 @@ def _read_torch(path: Path) -> Any:
             # Its words on pickle protocols; what it cannot read it refuses anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else "it ends too early"
-        raise WeightsError(
-            f"{path} cannot be read by PyTorch's safe reader ({reason}); fetch it again, or "
-            "where you trust it, save its state_dict alone with torch.save"
-        ) from error
+    except Exception as error:  # noqa: BLE001 - foreign bytes raise a dozen classes
+        raise WeightsError(f"{path} {_describe_refusal(error)}") from error
+
+
+def _describe_refusal(error: Exception) -> str:
+    """In our words: PyTorch's own advise to read the file with its code running."""
+    found = _OBJECT.search(str(error))
+    if found:
+        return (
+            f"cannot be read without running code: it holds {found[1]} beside tensors; where "
+            "you trust it, load it with the code that wrote it and save its state_dict alone "
+            "with torch.save"
+        )
+    reason = str(error).strip().splitlines()[:1]
+    if isinstance(error, pickle.UnpicklingError | LookupError) or not reason:
+        reason = ["it is damaged, or was not written by torch.save"]
+    return f"cannot be read by PyTorch ({reason[0].partition('. ')[0]}); fetch it again"
 
 
 def _import_torch() -> Any:

@@ -204,7 +204,9 @@ def _describe_misfit(layout: str, path: str, tensors: Tensors, found: Comparison
         cure = f"the names are those of {other}: give --from {other}"
     elif found.old_head is not None:
         cure = f"{found.old_head}, which no preset has: {_BODY_ALONE}"
-    elif not any(name.startswith(head_prefix(layout)) for name in tensors):
+    elif any(name.startswith("params/") for name in tensors):
+        cure = "the names are those of a weights file of ours, which needs no conversion"
+    elif all(name.startswith(head_prefix(layout)) for name in found.missing):
         cure = f"it has no head: {_BODY_ALONE}"
     else:
         cure = "it is of another version or another network than that of the released code"

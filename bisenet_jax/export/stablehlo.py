@@ -95,8 +95,10 @@ def export_stablehlo(
     sizes = zip(
         _tried(batch, 1, 3), _tried(height, 64, 96), _tried(width, 128, 160), strict=True
     )
-    batches = [images for size in sizes for images in image_batches(pictures, *size)]
-    results = iter(_run_in_a_fresh_process(content, [_inputs(weights, io, b) for b in batches]))
+    # Once where nothing is left open.
+    batches = [b for size in dict.fromkeys(sizes) for b in image_batches(pictures, *size)]
+    inputs = [_inputs(weights, io, images) for images, _ in batches]
+    results = iter(_run_in_a_fresh_process(content, inputs))
 
     def reloaded(_: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         result = next(results)

@@ -1,6 +1,7 @@
 """Whether an exported program computes what the network does: asked before it is written."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -24,11 +25,23 @@ DRAWN_BATCHES = 2
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
+class Batch(NamedTuple):
+    """Images as a program takes them.
+
+    Attributes:
+        images: `[B, H, W, 3] uint8`.
+        count: how many of them are to be compared; the rest are copies that fill the batch.
+    """
+
+    images: np.ndarray
+    count: int
+
+
 class Verification(NamedTuple):
     """What was found.
 
     Attributes:
-        images: how many were compared.
+        images: how many were compared, each of one size.
         equal_labels: share of their pixels.
         logit_difference: the largest, None where the program tells labels only.
     """
@@ -41,14 +54,13 @@ class Verification(NamedTuple):
         logits = ""
         if self.logit_difference is not None:
             logits = f", logits within {self.logit_difference:.1e}"
-        return (
-            f"verified on {self.images} images: {100 * self.equal_labels:.3f} % of the labels "
-            f"equal{logits}"
-        )
+        # Rounded down: 100 % are all of them.
+        percent = math.floor(1e5 * self.equal_labels) / 1e3
+        return f"verified on {self.images} images: {percent:.3f} % of the labels equal{logits}"
 
 
 def verify(
-    name: str, program: Program, reference: Program, batches: Iterable[np.ndarray]
+    name: str, program: Program, reference: Program, batches: Iterable[Batch]
 ) -> Verification:
     """Compare two programs on pictures.
 
@@ -56,17 +68,17 @@ def verify(
         name: of the exported program, for the error.
         program: what is to be written.
         reference: the network itself, with logits.
-        batches: each `[B, H, W, 3] uint8`.
+        batches: of one size each.
 
     Raises:
         ExportError: where they differ by more than rounding explains.
     """
     images = pixels = equal = 0
     difference: float | None = None
-    for batch in batches:
-        labels, logits = program(batch)
-        right_labels, right_logits = reference(batch)
-        images += len(batch)
+    for batch, count in batches:
+        labels, logits = _first(count, program(batch))
+        right_labels, right_logits = _first(count, reference(batch))
+        images += count
         pixels += right_labels.size
         equal += int((labels == right_labels).sum())
         if logits is not None and right_logits is not None:
@@ -81,6 +93,13 @@ def verify(
             "asked for): please report it with the network's description"
         )
     return found
+
+
+def _first(
+    count: int, found: tuple[np.ndarray, np.ndarray | None]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    labels, logits = found
+    return labels[:count], None if logits is None else logits[:count]
 
 
 def in_float32(weights: Weights) -> Weights:
@@ -108,7 +127,7 @@ def make_reference(weights: Weights) -> Program:
 
 def image_batches(
     folder: str | os.PathLike[str] | None, batch: int, height: int, width: int
-) -> Iterator[np.ndarray]:
+) -> Iterator[Batch]:
     """Images to compare on, `[batch, height, width, 3] uint8` each.
 
     Args:
@@ -123,7 +142,8 @@ def image_batches(
     for first in range(0, len(pictures), batch):
         chosen = [picture() for picture in pictures[first : first + batch]]
         resized = [_resize(picture, height, width) for picture in chosen]
-        yield np.stack(resized + resized[-1:] * (batch - len(resized)))
+        filled = resized + resized[-1:] * (batch - len(resized))
+        yield Batch(np.stack(filled), len(resized))
 
 
 def _drawn(batch: int, height: int, width: int) -> Iterator[Callable[[], np.ndarray]]:
