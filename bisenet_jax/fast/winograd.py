@@ -76,17 +76,23 @@ def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
                 for j, weights in enumerate(_INPUTS)
             ]
         )
-    by_column = list(zip(*products, strict=True))
-    results = [
+    by_column = [
+        [_combine(weights, column) for weights in _OUTPUTS]
+        for column in zip(*products, strict=True)
+    ]  # of each place in a row of tiles the four rows of results
+    y = jnp.stack(
         [
-            _combine(weights, [_combine(row_weights, column) for column in by_column])
-            for weights in _OUTPUTS
-        ]
-        for row_weights in _OUTPUTS
-    ]
-    # [rows, columns, TILE, TILE, outputs] by way of two stacks.
-    y = jnp.stack([jnp.stack(row, axis=1) for row in results], axis=1)
-    y = y.reshape(batch, rows, columns, TILE, TILE, -1).transpose(0, 1, 3, 2, 4, 5)
+            jnp.stack(
+                [
+                    _combine(weights, row).reshape(batch, rows, columns, -1)
+                    for weights in _OUTPUTS
+                ],
+                axis=3,
+            )
+            for row in zip(*by_column, strict=True)
+        ],
+        axis=2,
+    )  # [B, rows, TILE, columns, TILE, outputs]
     return y.reshape(batch, height, width, -1)
 
 
