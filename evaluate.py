@@ -109,10 +109,10 @@ def main() -> None:
         raise ConfigError(f"--instances is for Cityscapes, not for {class_set.name!r}")
     source = open_source(options.data, split)
     if _WEIGHTS.value:
-        network = open_weights(_WEIGHTS.value, class_set, mesh)
+        scored = open_weights(_WEIGHTS.value, class_set, mesh)
     else:
-        network = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
-    protocol = read_protocol(network.shrink)
+        scored = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
+    protocol = read_protocol(scored.shrink)
 
     boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
@@ -142,8 +142,8 @@ def main() -> None:
         examples = evaluation_examples(source, threads=options.data.threads)
         with tqdm(examples, "evaluate", len(source), unit="image") as bar:
             evaluation = evaluate(
-                make_evaluate_step(network.model, network.normalization, mesh, protocol),
-                network.variables,
+                make_evaluate_step(scored.network, scored.normalization, mesh, protocol),
+                scored.parameters,
                 bar,
                 num_classes=len(class_set),
                 batch_size=batch_size,
@@ -153,7 +153,7 @@ def main() -> None:
                 visit=visit if visits else None,
             )
 
-    dtype = jnp.dtype(network.model.dtype).name
+    dtype = jnp.dtype(scored.network.model.dtype).name
     words = protocol_line(
         f"{DATA_SETS[options.data.source]} {split}",
         evaluation.sizes,
@@ -172,14 +172,14 @@ def main() -> None:
     if _INSTANCES.value:
         further["instances"] = instance_scores(instances, confusion)
     if result.pixels:
-        print(score_table(result, class_set, title=network.title, notes=[words], **further))
+        print(score_table(result, class_set, title=scored.title, notes=[words], **further))
     else:
-        print(f"{network.title}\n{words}\nno labelled pixel in this split: nothing to score")
+        print(f"{scored.title}\n{words}\nno labelled pixel in this split: nothing to score")
     for what, where in (("pictures", _SAVE_DIR.value), ("the submission", _SUBMISSION.value)):
         if where:
             print(f"{what} in {where}")
     if _CONFUSION.value:
-        picture = confusion_picture(confusion, class_set, title=network.title)
+        picture = confusion_picture(confusion, class_set, title=scored.title)
         write_picture(_CONFUSION.value, picture)
     if _JSON.value:
         summary = score_summary(
@@ -192,7 +192,7 @@ def main() -> None:
             **further,
             protocol_name=protocol.name,
             dtype=dtype,
-            step=network.step,
+            step=scored.step,
             programs=evaluation.programs,
         )
         write_json(_JSON.value, summary)

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from bisenet_jax import config_file
+from bisenet_jax.allocation import keep_freed_memory
 from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError, UserError
 
@@ -31,6 +32,7 @@ def run(
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(f"{description.strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
         sys.exit(0)
+    keep_freed_memory()
     try:
         _check_config_keys(sys.argv[1:])
         # Flags and words in any order, as in every other program.

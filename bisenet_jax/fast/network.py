@@ -116,7 +116,7 @@ class _ArrayOperators:
             if name == "head/classifier":
                 # Logits are float32, as in the model: bfloat16 ones tie.
                 x, dtype = x.astype(jnp.float32), jnp.dtype(jnp.float32)
-            y = self._convolve(x, layer.kernel, stride) + layer.bias.astype(dtype)
+            y = self._convolve(x, layer.kernel, stride) + _by_channel(layer.bias).astype(dtype)
             return (jax.nn.relu(y) if relu else y).astype(dtype)
 
     def _convolve(self, x: jax.Array, kernel: Any, stride: int) -> jax.Array:
@@ -130,7 +130,7 @@ class _ArrayOperators:
             )
         kernel = kernel.astype(x.dtype)
         if size == 1 and self.lowerings.pointwise == "dot":
-            return x @ kernel[0, 0]
+            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
         return jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -142,7 +142,8 @@ class _ArrayOperators:
 
     def scale_shift(self, x: jax.Array, name: str, layer: ScaleShift) -> jax.Array:
         with jax.named_scope(name):
-            return (x * layer.scale + layer.shift).astype(x.dtype)
+            y = x * _by_channel(layer.scale) + _by_channel(layer.shift)
+            return y.astype(x.dtype)
 
     def relu(self, x: jax.Array, name: str) -> jax.Array:
         with jax.named_scope(name):
@@ -179,6 +180,10 @@ class _ArrayOperators:
     def upsample(self, x: jax.Array, name: str, factor: int, method: str) -> jax.Array:
         with jax.named_scope(name):
             return upsample(x, factor, method)
+
+
+def _by_channel(numbers: Any) -> jax.Array:
+    return jnp.asarray(numbers).reshape(1, 1, 1, -1)
 
 
 def _max_pool_by_shifts(x: jax.Array) -> jax.Array:
