@@ -91,16 +91,20 @@ def train(options: config.Config, workdir: Path) -> dict:
     protocol = protocol_of_training(options.augment.shrink)
     evaluate_step = make_evaluate_step(model, normalization, mesh, protocol)
 
+    def start_state() -> TrainState:
+        with_ema = options.optimizer.ema_decay > 0
+        return create_state(model, optimizer, options.train.seed, with_ema=with_ema)
+
     began, total_steps = time.monotonic(), options.train.steps
     result: Scores | None = None
     with checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved:
         start_step = checkpoint.latest_step(saved) or 0
         if start_step:
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
-            template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+            template = jax.eval_shape(start_state)
             state = checkpoint.restore(saved, start_step, template, mesh)
         else:
-            state = create_state(model, optimizer, options.train.seed)
+            state = start_state()
             if initial is not None:
                 state, start = start_from(state, initial, class_set)
                 print(f"starting from {options.init.weights}\n{start.describe()}")
@@ -173,6 +177,8 @@ def check(options: config.Config, mesh: Mesh) -> None:
     check_class_weights(options.loss, len(find_class_set(options.data.classes)))
     for name in ("batch_size", "evaluate_batch_size"):
         parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
+    micro_batch = options.train.batch_size // options.train.micro_batches
+    parallel.require_divisible("batch_size / config.train.micro_batches", micro_batch, mesh)
 
 
 def claim(workdir: Path, options: config.Config) -> None:
@@ -208,7 +214,7 @@ def score(
     with tqdm(examples, "evaluate", len(source), leave=False, unit="image") as bar:
         evaluation = evaluate(
             step,
-            without_boosters(state.variables),
+            without_boosters(state.result),
             bar,
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,

@@ -15,12 +15,12 @@ from bisenet_jax.config import LossConfig
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, Outputs
+from bisenet_jax.training.cross_entropy import pixel_losses
 from bisenet_jax.training.losses import (
     check_class_weights,
     hard_pixel_weights,
     head_loss,
     kth_largest,
-    pixel_losses,
     total_loss,
 )
 

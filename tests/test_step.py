@@ -12,7 +12,7 @@ import pytest
 from bisenet_jax.config import AugmentConfig, Config, LossConfig, ModelConfig, TrainConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.presets import build_model
-from bisenet_jax.training import step
+from bisenet_jax.training import gradients, step
 from bisenet_jax.training.state import TrainState
 
 WIDTH = 2048
@@ -33,11 +33,11 @@ def seen(config: Config, batch, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
     def apply(variables, images, **_):
         return (variables["params"], images), {"batch_stats": {}}
 
-    def total_loss(outputs, labels, _):
+    def total_loss(outputs, labels, *_):
         params, images = outputs
         return params.sum(), {"images": images, "labels": labels}
 
-    monkeypatch.setattr(step, "total_loss", total_loss)
+    monkeypatch.setattr(gradients, "total_loss", total_loss)
     model = SimpleNamespace(apply=apply, num_classes=19)
     optimizer = optax.sgd(0.1)
     params = jnp.ones(3)

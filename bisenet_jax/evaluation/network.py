@@ -43,7 +43,7 @@ def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Net
     restored = restore_run(workdir, options, checkpoint, mesh)
     return Network(
         model=restored.model,
-        variables=without_boosters(restored.state.variables),
+        variables=without_boosters(restored.state.result),
         normalization=Normalization(options.data.mean, options.data.std),
         shrink=options.augment.shrink,
         step=restored.step,
