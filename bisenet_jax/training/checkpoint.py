@@ -55,12 +55,12 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
     checkpoints.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved a checkpoint there."""
+def steps_made(workdir: Path) -> int:
+    """The step of a run's newest checkpoint, or 0."""
     if not (workdir / FOLDER).is_dir():
-        return False
+        return 0
     with open_checkpoints(workdir) as checkpoints:
-        return latest_step(checkpoints) is not None
+        return latest_step(checkpoints) or 0
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
