@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A row of phases is made in so many pieces: in one, the program is slower on CPU than the plain
-# form; in four, it is no faster than in two and makes more turns (docs/performance.md).
-_PIECES = 2
+# A row of phases is made in so many pieces. On CPU one is slow, two take long to compile, more
+# make more turns for nothing (docs/performance.md).
+_PIECES = 4
 
 
 def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bisenet_jax.config import Config
-from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs
 from bisenet_jax.training.losses import HEADS, loss_divisors, pixel_weights, total_loss
 
 PyTree = Any
@@ -26,17 +26,7 @@ def make_gradients(model: BiSeNetV2, config: Config) -> Gradients:
     the old ones.
     """
 
-    def forward(variables: PyTree, images: jax.Array, key: jax.Array) -> Any:
-        return model.apply(
-            variables,
-            images,
-            is_training=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-
-    if config.train.remat:
-        forward = jax.checkpoint(forward, policy=_is_convolution)
+    forward = make_forward(model, remat=config.train.remat)
 
     def at_once(
         variables: PyTree,
@@ -87,6 +77,22 @@ def make_gradients(model: BiSeNetV2, config: Config) -> Gradients:
     return at_once if config.train.micro_batches == 1 else in_parts
 
 
+def make_forward(model: BiSeNetV2, *, remat: bool) -> Callable[..., tuple[Outputs, PyTree]]:
+    """The training forward pass `(variables, images, key) -> (outputs, updates)`.
+
+    With `remat`, its backward pass finds the results of the convolutions and computes all that
+    lies between them again; without, it finds everything.
+    """
+
+    def forward(variables: PyTree, images: jax.Array, key: jax.Array) -> tuple[Outputs, PyTree]:
+        rngs = {"dropout": key}
+        return model.apply(
+            variables, images, is_training=True, mutable=["batch_stats"], rngs=rngs
+        )
+
+    return jax.checkpoint(forward, policy=_is_convolution) if remat else forward
+
+
 def _deal(array: jax.Array, count: int) -> jax.Array:
     """`[B, ...] -> [count, B / count, ...]`, dealt like cards.
 
@@ -96,5 +102,5 @@ def _deal(array: jax.Array, count: int) -> jax.Array:
 
 
 def _is_convolution(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What is worth keeping for the backward pass: all else is quickly made from it again."""
+    """What is worth keeping: all else is quickly made from it."""
     return primitive.name == "conv_general_dilated"
