@@ -111,7 +111,7 @@ def restore(
         held = checkpoints.checkpointables_metadata(step).metadata["state"]
         if held is None:
             raise ValueError("its description is missing")
-        _require_same_arrays(step, held, _fields(template))
+        _require_same_arrays(step, held, template)
         fields = checkpoints.load_checkpointables(step, {"state": abstract})["state"]
         return TrainState(**fields)
     except (ValueError, KeyError, TypeError, OSError) as error:
