@@ -144,7 +144,7 @@ class TrainConfig:
     steps: int = 150_000
     batch_size: int = 16
     micro_batches: int = 1  # the batch is worked through in so many parts, to save memory
-    remat: bool = False  # compute activations anew in the backward pass, to save memory
+    remat: bool = False  # compute activations anew in the backward pass: docs/training.md
     log_every: int = 10  # steps between two lines of the log
     evaluate_every: int = 1000  # steps; the last step is always evaluated and saved
     checkpoint_every: int = 1000

@@ -93,7 +93,9 @@ def test_what_is_float32_under_bfloat16_activations(tiny_config):
     after, metrics = jax.eval_shape(train_step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for name in ("params", "batch_stats", "ema"):
-        assert {leaf.dtype for leaf in jax.tree.leaves(getattr(after, name))} == {jnp.float32}
+        assert {leaf.dtype for leaf in jax.tree.leaves(getattr(after, name))} == {
+            jnp.dtype("float32")
+        }
     # Of the optimiser: momentum, and how many steps were made.
     kinds = {leaf.dtype for leaf in jax.tree.leaves(after.opt_state)}
     assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
