@@ -3,16 +3,17 @@
     python train.py --config configs/synthetic.py --workdir runs/synthetic
     python train.py --config configs/synthetic.py --workdir runs/fast --config.train.steps=100
     python train.py --config FILE --workdir DIR --config.init.weights=weights.safetensors
+    python train.py --config FILE --workdir DIR --profile 5
 
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
-mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, a
-validation picture). Exit codes: 0 done, 2 something to mend, 130 interrupted.
+mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, step
+time, TFLOP/s, a validation picture, the trace of --profile). Exit codes: 0 done, 2 something to
+mend, 130 interrupted.
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from bisenet_jax import command_line, config, config_file, parallel, program_cache
 from bisenet_jax.data.class_sets import find_class_set
-from bisenet_jax.data.example import Batch, Example, Source
+from bisenet_jax.data.example import Example, Source
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import (
     open_batches,
@@ -43,15 +44,19 @@ from bisenet_jax.normalization import Normalization
 from bisenet_jax.panels import comparison
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from
-from bisenet_jax.training.logs import open_log
+from bisenet_jax.training.logs import BOARD_FOLDER, open_log
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.pace import Pace, Trace, step_flops
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.")
 _JSON = flags.DEFINE_string("json", None, "File for the final scores and the time taken.")
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Trace so many steps, after a warm-up, into the workdir.", lower_bound=0
+)
 
 # What may differ between two starts of one run: nothing that changes its weights.
 FREE_KEYS = {
@@ -66,13 +71,14 @@ def main() -> None:
     program_cache.keep_compiled_programs()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
-    summary = train(config.validate(_CONFIG.value), Path(_WORKDIR.value))
+    options = config.validate(_CONFIG.value)
+    summary = train(options, Path(_WORKDIR.value), profile=_PROFILE.value)
     if _JSON.value:
         write_json(_JSON.value, summary)
 
 
-def train(options: config.Config, workdir: Path) -> dict:
-    """Make all steps that are left; returns the last scores and the time taken."""
+def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
+    """Make all steps that are left, and trace some; returns the last scores and the time."""
     # Whatever can be wrong is found here, before the first compilation.
     mesh = parallel.make_mesh()
     check(options, mesh)
@@ -81,8 +87,10 @@ def train(options: config.Config, workdir: Path) -> dict:
     val_source = open_source(options.data, options.data.val_split)
     sampler = open_sampler(options.data, train_source)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
+    start_step, total_steps = checkpoint.steps_made(workdir), options.train.steps
     # A run that goes on has its weights already.
-    initial = None if checkpoint.has_begun(workdir) else read_initial_weights(options, model)
+    initial = None if start_step else read_initial_weights(options, model)
+    trace = Trace(workdir / BOARD_FOLDER, start_step, profile, total_steps)
     claim(workdir, options)
 
     optimizer = make_optimizer(options.optimizer, options.train.steps)
@@ -91,36 +99,43 @@ def train(options: config.Config, workdir: Path) -> dict:
     protocol = protocol_of_training(options.augment.shrink)
     evaluate_step = make_evaluate_step(model, normalization, mesh, protocol)
 
-    began, total_steps = time.monotonic(), options.train.steps
+    def start_state() -> TrainState:
+        with_ema = options.optimizer.ema_decay > 0
+        return create_state(model, optimizer, options.train.seed, with_ema=with_ema)
+
+    began = time.monotonic()
     result: Scores | None = None
     with checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved:
-        start_step = checkpoint.latest_step(saved) or 0
         if start_step:
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
-            template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+            template = jax.eval_shape(start_state)
             state = checkpoint.restore(saved, start_step, template, mesh)
         else:
-            state = create_state(model, optimizer, options.train.seed)
+            state = start_state()
             if initial is not None:
                 state, start = start_from(state, initial, class_set)
                 print(f"starting from {options.init.weights}\n{start.describe()}")
             state = parallel.replicate(state, mesh)
 
         batches = open_batches(options, train_source, sampler, start_step)
-        with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
-            pace = Pace()
+        with (
+            open_log(workdir, start_step) as log,
+            progress_bar(start_step, total_steps) as bar,
+            trace,
+        ):
+            pace = Pace(options.train.batch_size, step_flops(model, options))
 
             def report(step: int, metrics: Metrics, names: list[str]) -> None:
                 """Wait for a step's numbers, stop if they are none, show and log them."""
                 values = {name: float(value) for name, value in metrics.items()}
                 require_finite(step, values, names, checkpoint.latest_step(saved))
-                speed = f"{pace.rates(options.train.batch_size)['images_per_second']:.1f}"
+                speed = f"{pace.rates()['images_per_second']:.1f}"
                 bar.set_postfix(
                     {"loss": f"{values['loss']:.3f}", "images/s": speed}, refresh=False
                 )
                 bar.update()
                 if step % options.train.log_every == 0:
-                    log.write(step, "train", values | pace.rates(options.train.batch_size))
+                    log.write(step, "train", values | pace.rates())
                     pace.restart()
 
             # Order of a turn: batch, step, report of the step before, evaluate, save.
@@ -128,7 +143,10 @@ def train(options: config.Config, workdir: Path) -> dict:
             for step in range(start_step + 1, total_steps + 1):
                 batch = pace.wait_for(batches)
                 arrays = {name: batch[name] for name in ("image", "label", "size")}
-                state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
+                with trace.of(step):
+                    state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
+                if traced := trace.end(step, metrics):
+                    bar.write(f"step {step}: trace in {traced}")
                 # The devices work on this step while the numbers of the last are read.
                 if unread is not None:
                     report(*unread)
@@ -173,6 +191,8 @@ def check(options: config.Config, mesh: Mesh) -> None:
     check_class_weights(options.loss, len(find_class_set(options.data.classes)))
     for name in ("batch_size", "evaluate_batch_size"):
         parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
+    micro_batch = options.train.batch_size // options.train.micro_batches
+    parallel.require_divisible("batch_size / config.train.micro_batches", micro_batch, mesh)
 
 
 def claim(workdir: Path, options: config.Config) -> None:
@@ -208,7 +228,7 @@ def score(
     with tqdm(examples, "evaluate", len(source), leave=False, unit="image") as bar:
         evaluation = evaluate(
             step,
-            without_boosters(state.variables),
+            without_boosters(state.result),
             bar,
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
@@ -234,35 +254,6 @@ def require_finite(
         "Lower config.optimizer.learning_rate, lengthen config.optimizer.warmup_steps, or look "
         "at these images"
     )
-
-
-@dataclasses.dataclass
-class Pace:
-    """Steps, seconds and seconds of waiting for data since the last restart."""
-
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    waited: float = 0.0
-    steps: int = 0
-
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch."""
-        asked = time.monotonic()
-        batch = next(batches)
-        self.waited += time.monotonic() - asked
-        self.steps += 1
-        return batch
-
-    def rates(self, batch_size: int) -> dict[str, float]:
-        """Speed, and the share of time in which the devices' next work was not there."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        return {
-            "images_per_second": self.steps * batch_size / seconds,
-            "step_seconds": seconds / max(self.steps, 1),
-            "wait_share": self.waited / seconds,
-        }
-
-    def restart(self) -> None:
-        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
 
 
 def progress_bar(start_step: int, total_steps: int) -> tqdm:

@@ -39,7 +39,7 @@ class Scored(NamedTuple):
 def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Scored:
     """A checkpoint of a train.py run: `best`, `latest` or a step."""
     restored = restore_run(workdir, options, checkpoint, mesh)
-    network, parameters = fasten(restored.model, parallel.local_copy(restored.state.variables))
+    network, parameters = fasten(restored.model, parallel.local_copy(restored.state.result))
     return Scored(
         network=network,
         parameters=parallel.replicate(parameters, mesh),

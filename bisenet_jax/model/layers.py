@@ -33,6 +33,8 @@ class LayerOptions:
         initialization: `fan_out` or `fan_in` of the kaiming-normal kernels.
         depthwise_lowering: how a depth-wise convolution is written for XLA, see
             `DepthwiseConv`; the numbers are the same.
+        frozen_batch_norm: normalise by the running statistics in training too, and leave them
+            as they are; scales and biases still learn.
     """
 
     dtype: Dtype = jnp.float32
@@ -41,6 +43,7 @@ class LayerOptions:
     conv_bias: bool = False
     initialization: str = "fan_in"
     depthwise_lowering: str = "shifts"
+    frozen_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         require_choice("depthwise_lowering", self.depthwise_lowering, DEPTHWISE_LOWERINGS)
@@ -89,7 +92,7 @@ def batch_norm(
     synchronised batch norm without further ado.
     """
     return nn.BatchNorm(
-        use_running_average=not is_training,
+        use_running_average=options.frozen_batch_norm or not is_training,
         momentum=options.batch_norm_momentum,
         epsilon=options.batch_norm_epsilon,
         dtype=options.dtype,

@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 from bisenet_jax.files import write_bytes
 
 LOG_FILE = "log.jsonl"
+BOARD_FOLDER = "tensorboard"
 
 
 @dataclass
@@ -52,7 +53,7 @@ def open_log(workdir: Path, start_step: int) -> Generator[Log]:
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= start_step]
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-    board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+    board = SummaryWriter(str(workdir / BOARD_FOLDER), purge_step=start_step + 1)
     with path.open("a", encoding="utf-8") as lines:
         try:
             yield Log(lines, board)
