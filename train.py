@@ -3,10 +3,11 @@
     python train.py --config configs/synthetic.py --workdir runs/synthetic
     python train.py --config configs/synthetic.py --workdir runs/fast --config.train.steps=100
     python train.py --config FILE --workdir DIR --config.init.weights=weights.safetensors
+    python train.py --config FILE --workdir DIR --coordinator HOST:PORT --processes 2 --process 0
 
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
 mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, a
-validation picture). Exit codes: 0 done, 2 something to mend, 130 interrupted.
+validation picture). On many hosts: docs/multi_host.md. Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line, config, config_file, parallel, program_cache
+from bisenet_jax import config, config_file, distributed, parallel, program_cache
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.loader import evaluation_examples
@@ -52,6 +53,7 @@ from bisenet_jax.training.step import Metrics, make_train_step
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.")
 _JSON = flags.DEFINE_string("json", None, "File for the final scores and the time taken.")
+flags.adopt_module_key_flags(distributed)
 
 # What may differ between two starts of one run: nothing that changes its weights.
 FREE_KEYS = {
@@ -67,29 +69,30 @@ def main() -> None:
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
     summary = train(config.validate(_CONFIG.value), Path(_WORKDIR.value))
-    if _JSON.value:
+    if _JSON.value and distributed.is_first():
         write_json(_JSON.value, summary)
 
 
 def train(options: config.Config, workdir: Path) -> dict:
     """Make all steps that are left; returns the last scores and the time taken."""
     # Whatever can be wrong is found here, before the first compilation.
-    mesh = parallel.make_mesh()
-    check(options, mesh)
+    mesh, own_mesh = parallel.make_mesh(), parallel.make_mesh(jax.local_devices())
+    check(options, mesh, own_mesh)
     class_set = find_class_set(options.data.classes)
     train_source = open_training_source(options.data)
     val_source = open_source(options.data, options.data.val_split)
     sampler = open_sampler(options.data, train_source)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     # A run that goes on has its weights already.
-    initial = None if checkpoint.has_begun(workdir) else read_initial_weights(options, model)
-    claim(workdir, options)
+    has_begun = checkpoint.has_begun(workdir)
+    initial = None if has_begun else read_initial_weights(options, model)
+    claim(workdir, options, has_begun)
 
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     train_step = parallel.compile_train_step(make_train_step(model, optimizer, options), mesh)
     normalization = Normalization(options.data.mean, options.data.std)
     protocol = protocol_of_training(options.augment.shrink)
-    evaluate_step = make_evaluate_step(model, normalization, mesh, protocol)
+    evaluate_step = make_evaluate_step(model, normalization, own_mesh, protocol)
 
     began, total_steps = time.monotonic(), options.train.steps
     result: Scores | None = None
@@ -106,8 +109,19 @@ def train(options: config.Config, workdir: Path) -> dict:
                 print(f"starting from {options.init.weights}\n{start.describe()}")
             state = parallel.replicate(state, mesh)
 
-        batches = open_batches(options, train_source, sampler, start_step)
-        with open_log(workdir, start_step) as log, progress_bar(start_step, total_steps) as bar:
+        batches = open_batches(
+            options,
+            train_source,
+            sampler,
+            start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        is_kept = distributed.is_first()
+        with (
+            open_log(workdir, start_step, is_kept=is_kept) as log,
+            progress_bar(start_step, total_steps) as bar,
+        ):
             pace = Pace()
 
             def report(step: int, metrics: Metrics, names: list[str]) -> None:
@@ -141,11 +155,12 @@ def train(options: config.Config, workdir: Path) -> dict:
                 report(*unread)
                 unread, miou = None, None
                 if is_evaluated:
-                    result, picture = score(evaluate_step, state, val_source, options, mesh)
+                    result, picture = score(evaluate_step, state, val_source, options, own_mesh)
                     classes = dict(zip(class_set.names, result.class_iou, strict=True))
                     totals = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
                     log.write(step, "val", totals | classes)
-                    log.picture(step, "val/picture", picture)
+                    if picture is not None:
+                        log.picture(step, "val/picture", picture)
                     split = options.data.val_split
                     bar.write(f"step {step}: mIoU {100 * result.miou:.2f} % on {split}")
                     miou = None if math.isnan(result.miou) else result.miou
@@ -154,7 +169,7 @@ def train(options: config.Config, workdir: Path) -> dict:
         batches.close()
         if result is None:
             print(f"{workdir} has made all its {total_steps} steps already")
-            result, _ = score(evaluate_step, state, val_source, options, mesh)
+            result, _ = score(evaluate_step, state, val_source, options, own_mesh)
     return {
         "miou": None if math.isnan(result.miou) else result.miou,
         "pixel_accuracy": None if math.isnan(result.pixel_accuracy) else result.pixel_accuracy,
@@ -164,20 +179,21 @@ def train(options: config.Config, workdir: Path) -> dict:
     }
 
 
-def check(options: config.Config, mesh: Mesh) -> None:
+def check(options: config.Config, mesh: Mesh, own_mesh: Mesh) -> None:
     """Rules that only training knows of."""
     if options.model.dtype == "float16":
         raise ConfigError(
             "config.model.dtype float16 needs loss scaling to train; use bfloat16"
         )
     check_class_weights(options.loss, len(find_class_set(options.data.classes)))
-    for name in ("batch_size", "evaluate_batch_size"):
-        parallel.require_divisible(f"config.train.{name}", getattr(options.train, name), mesh)
+    parallel.require_divisible("config.train.batch_size", options.train.batch_size, mesh)
+    parallel.require_divisible(
+        "config.train.evaluate_batch_size", options.train.evaluate_batch_size, own_mesh
+    )
 
 
-def claim(workdir: Path, options: config.Config) -> None:
+def claim(workdir: Path, options: config.Config, has_begun: bool) -> None:
     """Make the workdir this run's; one of another configuration is refused."""
-    workdir.mkdir(parents=True, exist_ok=True)
     if (workdir / config_file.CONFIG_FILE).exists():
         changed = config_file.differences(config_file.load(workdir), options)
         changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS}
@@ -189,13 +205,16 @@ def claim(workdir: Path, options: config.Config) -> None:
                 f"{workdir} holds a run with another configuration ({listed}): repeat its "
                 "flags to resume it, or give another --workdir"
             )
-    config_file.save(options, workdir)
+    distributed.require_same_run(options, has_begun)
+    if distributed.is_first():
+        config_file.save(options, workdir)
+    distributed.require_shared(workdir / config_file.CONFIG_FILE)
 
 
 def score(
     step: EvaluateStep, state: TrainState, source: Source, options: config.Config, mesh: Mesh
-) -> tuple[Scores, np.ndarray]:
-    """Scores on the whole validation split, and a picture of its first example."""
+) -> tuple[Scores, np.ndarray | None]:
+    """Scores on the whole validation split, and a picture of this process's first example."""
     class_set = find_class_set(options.data.classes)
     pictures: list[np.ndarray] = []
 
@@ -204,11 +223,15 @@ def score(
             image, label = example["image"], example["label"]
             pictures.append(comparison(image, prediction, label, class_set))
 
-    examples = evaluation_examples(source, threads=options.data.threads)
-    with tqdm(examples, "evaluate", len(source), leave=False, unit="image") as bar:
+    process, count = jax.process_index(), jax.process_count()
+    examples = evaluation_examples(
+        source, threads=options.data.threads, process_index=process, process_count=count
+    )
+    total, is_silent = len(range(process, len(source), count)), not distributed.is_first()
+    with tqdm(examples, "evaluate", total, leave=False, unit="image", disable=is_silent) as bar:
         evaluation = evaluate(
             step,
-            without_boosters(state.variables),
+            parallel.replicate(parallel.local_copy(without_boosters(state.variables)), mesh),
             bar,
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
@@ -216,7 +239,7 @@ def score(
             protocol=protocol_of_training(options.augment.shrink),
             visit=keep_first,
         )
-    return scores(evaluation.confusion), pictures[0]
+    return scores(evaluation.confusion), pictures[0] if pictures else None
 
 
 def require_finite(
@@ -266,8 +289,15 @@ class Pace:
 
 
 def progress_bar(start_step: int, total_steps: int) -> tqdm:
-    return tqdm(desc="train", initial=start_step, total=total_steps, unit="step", smoothing=0.1)
+    return tqdm(
+        desc="train",
+        initial=start_step,
+        total=total_steps,
+        unit="step",
+        smoothing=0.1,
+        disable=not distributed.is_first(),
+    )
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    distributed.run(main, __doc__)

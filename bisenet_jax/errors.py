@@ -32,6 +32,10 @@ class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
 
 
+class LostProcessError(UserError):
+    """One of several processes that work as one has ended or cannot be reached."""
+
+
 class WeightsError(UserError):
     """A weights file that is damaged, of another kind, or not of the network it describes."""
 

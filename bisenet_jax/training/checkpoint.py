@@ -57,10 +57,9 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
 
 def has_begun(workdir: Path) -> bool:
     """Whether a run has saved a checkpoint there."""
-    if not (workdir / FOLDER).is_dir():
-        return False
-    with open_checkpoints(workdir) as checkpoints:
-        return latest_step(checkpoints) is not None
+    # Not opened: orbax then waits for all processes, which may not agree yet.
+    folder = workdir / FOLDER
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
