@@ -3,11 +3,11 @@
     python train.py --config configs/synthetic.py --workdir runs/synthetic
     python train.py --config configs/synthetic.py --workdir runs/fast --config.train.steps=100
     python train.py --config FILE --workdir DIR --config.init.weights=weights.safetensors
-    python train.py --config FILE --workdir DIR --coordinator HOST:PORT --processes 2 --process 0
 
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
 mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, a
-validation picture). On many hosts: docs/multi_host.md. Exit codes: 0 done, 2 something to mend, 130 interrupted.
+validation picture). Several processes, on one host or many: docs/multi_host.md. Exit codes: 0
+done, 2 something to mend, 130 interrupted.
 """
 
 import dataclasses

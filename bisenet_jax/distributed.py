@@ -34,7 +34,7 @@ _JOIN_SECONDS = flags.DEFINE_integer(
     "join_seconds", 300, "How long to wait for all processes to start.", lower_bound=1
 )
 _HEARTBEAT_SECONDS = flags.DEFINE_integer(
-    "heartbeat_seconds", 60, "Silence of a process after which all stop.", lower_bound=5
+    "heartbeat_seconds", 100, "Silence of a process after which all stop.", lower_bound=5
 )
 
 # May differ between hosts: where the data lies and how it is read.
