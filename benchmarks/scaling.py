@@ -120,7 +120,7 @@ def rows(
         step_seconds: of one GPU alone; measured, or assumed.
         images: that one GPU takes in a step.
     """
-    table = []
+    table: list[Mapping[str, float]] = []
     for count in gpus:
         share = efficiency(traffic, step_seconds, count)
         in_host = min(count, GPUS_OF_HOST)
