@@ -27,6 +27,7 @@ FLOORS = [
         "bisenet_jax.resize",
         "bisenet_jax.normalization",
         "bisenet_jax.parallel",
+        "bisenet_jax.distributed",
         "bisenet_jax.drawing",
         "bisenet_jax.pictures",
         "bisenet_jax.panels",

@@ -1,10 +1,11 @@
 """The network as inference runs it: the same logits as `BiSeNetV2`, in less time.
 
 `fasten` turns a network and its variables into a `FastNetwork` and its parameters, which go
-wherever the network and its variables do. What each lowering gains is in docs/performance.md.
+wherever the network and its variables do in inference. docs/performance.md has what each lowering
+gains.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -55,12 +56,32 @@ class FastNetwork:
     """Stands where a `BiSeNetV2` stands in inference; its parameters come from `fasten`."""
 
     model: BiSeNetV2
-    lowerings: Lowerings = field(default_factory=Lowerings)
+    lowerings: Lowerings
+
+    @classmethod
+    def of(cls, model: BiSeNetV2, lowerings: Lowerings | None = None) -> "FastNetwork":
+        """The fast form of a model; lowerings are those of JAX's default backend if None."""
+        return cls(model, lowerings or Lowerings.for_backend(jax.default_backend()))
 
     @property
     def num_classes(self) -> int:
         """As many logits each pixel has."""
         return self.model.num_classes
+
+    def parameters_of(self, variables: PyTree) -> Folded:
+        """What `apply` takes, on the host, made of `params` and `batch_stats` of the model.
+
+        Those of boosters are left behind.
+        """
+        parameters = fold_batchnorm(self.model, variables)
+        if not self.lowerings.uses_winograd or jnp.dtype(self.model.dtype) != jnp.float32:
+            return parameters
+        convolutions = dict(parameters.convolutions)
+        for name in _WINOGRAD_LAYERS:
+            kernel, bias = convolutions[name]
+            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
+                convolutions[name] = Convolution(transform_kernel(kernel), bias)
+        return parameters._replace(convolutions=convolutions)
 
     def apply(
         self, parameters: Folded, images: jax.Array, *, is_training: bool = False
@@ -77,23 +98,9 @@ class FastNetwork:
 def fasten(
     model: BiSeNetV2, variables: PyTree, lowerings: Lowerings | None = None
 ) -> tuple[FastNetwork, Folded]:
-    """The network and its variables in their fast form, on the host.
-
-    Args:
-        model: the network that the variables belong to.
-        variables: `params` and `batch_stats`; those of boosters are left behind.
-        lowerings: None for those of JAX's default backend.
-    """
-    lowerings = lowerings or Lowerings.for_backend(jax.default_backend())
-    parameters = fold_batchnorm(model, variables)
-    if lowerings.uses_winograd and jnp.dtype(model.dtype) == jnp.float32:
-        convolutions = dict(parameters.convolutions)
-        for name in _WINOGRAD_LAYERS:
-            kernel, bias = convolutions[name]
-            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
-                convolutions[name] = Convolution(transform_kernel(kernel), bias)
-        parameters = parameters._replace(convolutions=convolutions)
-    return FastNetwork(model, lowerings), parameters
+    """`FastNetwork.of` a model, and its parameters."""
+    network = FastNetwork.of(model, lowerings)
+    return network, network.parameters_of(variables)
 
 
 class _ArrayOperators:

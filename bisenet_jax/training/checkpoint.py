@@ -58,10 +58,14 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
 
 def steps_made(workdir: Path) -> int:
     """The step of a run's newest checkpoint, or 0."""
-    if not (workdir / FOLDER).is_dir():
+    # Not opened: orbax then waits for all processes, which may not agree yet.
+    folder = workdir / FOLDER
+    if not folder.is_dir():
         return 0
-    with open_checkpoints(workdir) as checkpoints:
-        return latest_step(checkpoints) or 0
+    # Unfinished ones have other names.
+    return max(
+        (int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0
+    )
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
