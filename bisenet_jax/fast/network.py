@@ -1,7 +1,7 @@
 """The network as inference runs it: the same logits as `BiSeNetV2`, in less time.
 
 `fasten` turns a network and its variables into a `FastNetwork` and its parameters, which go
-wherever the network and its variables do in inference. docs/performance.md has what each lowering
+wherever those do in inference. docs/performance.md has what each lowering
 gains.
 """
 
