@@ -194,10 +194,18 @@ def _by_channel(numbers: Any) -> jax.Array:
 
 
 def _max_pool_by_shifts(x: jax.Array) -> jax.Array:
-    """`model.layers.max_pool` as the largest of three rows, and of three columns."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    for axis in (1, 2):
-        size = x.shape[axis] - 2
-        taps = [jax.lax.slice_in_dim(x, start, start + size - 1, 2, axis) for start in range(3)]
-        x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
-    return x
+    """`model.layers.max_pool` of even sizes: 2x2 blocks, and what lies above and left."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    even, odd = (
+        jnp.maximum(jnp.maximum(column[:, :, 0], column[:, :, 1]), _shifted(column[:, :, 1], 1))
+        for column in (x[:, :, :, :, 0], x[:, :, :, :, 1])
+    )  # of three rows each
+    return jnp.maximum(jnp.maximum(even, odd), _shifted(odd, 2))
+
+
+def _shifted(x: jax.Array, axis: int) -> jax.Array:
+    """By one along an axis; what comes in is smaller than all else."""
+    padding = [(int(index == axis), 0) for index in range(x.ndim)]
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    return jax.lax.slice_in_dim(x, 0, x.shape[axis] - 1, axis=axis)
