@@ -72,7 +72,11 @@ def test_eight_devices_equal_two_and_send_what_is_said(tmp_path, tiny_config):
     told = subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {simulated}"},
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {simulated}",
+            "PYTHONPATH": str(ROOT),  # for `benchmarks`, which is not installed
+        },
         capture_output=True,
         text=True,
         timeout=600,
