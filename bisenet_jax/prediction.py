@@ -173,7 +173,8 @@ def _predict_open_video(
     height, width = first.image.shape[:2]
     # Before the clock starts; what a camera has shown until then was never meant to be kept.
     asked = time.monotonic()
-    segmenter.compile(*first.network_image.shape[:2], options.batch_size)
+    seen_height, seen_width = first.network_image.shape[:2]
+    segmenter.compile(seen_height, seen_width, options.batch_size)
     compile_seconds = time.monotonic() - asked
     video.dropped = 0
     began, moments = time.monotonic(), deque[float](maxlen=RATE_WINDOW)
