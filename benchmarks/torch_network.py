@@ -78,13 +78,19 @@ class TorchNetwork(nn.Module):
         weights: the network and its numbers.
         size: height and width of the images.
         dtype: of the activations and kernels.
+        memory_format: of both.
     """
 
     def __init__(
-        self, weights: Weights, size: tuple[int, int], dtype: torch.dtype = torch.float32
+        self,
+        weights: Weights,
+        size: tuple[int, int],
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         super().__init__()
-        self.size, self.dtype, self.architecture = size, dtype, weights.model
+        self.size, self.dtype, self.memory_format = size, dtype, memory_format
+        self.architecture = weights.model
         folded = fold_batchnorm(weights.model, weights.variables)
         self.names = [self._hold(name, layer) for name, layer in folded.convolutions.items()]
         self.scale_shift_names = [
@@ -99,8 +105,8 @@ class TorchNetwork(nn.Module):
         for key, array in layer._asdict().items():
             tensor = torch.from_numpy(array)
             if key == "kernel":
-                tensor = tensor.permute(3, 2, 0, 1)
-            self.register_buffer(_buffer_name(name, key), tensor.contiguous().to(dtype))
+                tensor = tensor.permute(3, 2, 0, 1).contiguous(memory_format=self.memory_format)
+            self.register_buffer(_buffer_name(name, key), tensor.to(dtype))
         return name
 
     def _layer(self, kind: Any, name: str) -> Any:
@@ -114,7 +120,8 @@ class TorchNetwork(nn.Module):
         """Logits at the images' size, `[B, classes, H, W] float32`."""
         height, width = self.size
         # Images with their channels last are in memory what channels-last tensors are.
-        x = images.permute(0, 3, 1, 2).float() * self.image_scale - self.image_shift
+        x = images.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
+        x = x.float() * self.image_scale - self.image_shift
         x = functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE)).to(self.dtype)
         folded = Folded(
             {name: self._layer(Convolution, name) for name in self.names},
