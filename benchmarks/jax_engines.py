@@ -1,5 +1,6 @@
 """Ours as engines: the fast network, the plain model, and two other stretches of the street."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,6 @@ from benchmarks.timing import Case, Program, compile_program
 from bisenet_jax.fast.network import Lowerings, fasten
 from bisenet_jax.inference import Network, predict_labels
 from bisenet_jax.model.bisenetv2 import Outputs
-from bisenet_jax.normalization import Normalization
 
 PyTree = Any
 
@@ -22,51 +22,49 @@ PyTree = Any
 def prepare(engine: str, subject: Subject) -> Prepared:
     """One of ours, compiled ahead of time."""
     network, variables, settings = _network(engine, subject)
-    normalization = subject.weights.normalization
-    host_images = subject.draw_images()
-    images = [jax.device_put(image) for image in host_images]
     if engine == BARE:
-        return _prepare_bare(network, variables, settings, subject, images)
-    program = compile_program(
-        partial(_street, network, normalization), variables, images[0]
-    )
+        return _prepare_bare(network, variables, settings, subject)
+    program, case = street_program(network, variables, subject)
+    street = case.call
 
     def labels(image: np.ndarray) -> np.ndarray:
-        return np.asarray(program.run(variables, jax.device_put(image)))
+        return np.asarray(street(jax.device_put(image)))
 
+    words = f"{STREET}, both on the device, no transfer"
     if engine == HOST:
 
         def call(image: np.ndarray) -> jax.Array:
-            result = program.run(variables, jax.device_put(image))
+            result = street(jax.device_put(image))
             result.copy_to_host_async()
             return result
 
-        case = Case(call, host_images, subject.batch, wait=np.asarray)
+        case = Case(call, subject.draw_images(), subject.batch, wait=np.asarray)
         words = f"numpy -> transfer -> {STREET} -> transfer -> numpy; no decoding"
-    else:
-        case = Case(partial(program.run, variables), images, subject.batch)
-        words = f"{STREET}, both on the device, no transfer"
     return _prepared(engine, case, labels, program, words, settings)
 
 
 def street_program(
-    network: Network, variables: PyTree, subject: Subject, **compile_options: Any
-) -> tuple[Program, PyTree]:
-    """The compiled way from images to labels, and its variables on the device."""
+    network: Network,
+    variables: PyTree,
+    subject: Subject,
+    street: Callable[..., jax.Array] = predict_labels,
+    options: dict[str, Any] | None = None,
+) -> tuple[Program, Case]:
+    """The compiled way from images to labels, and its case.
+
+    Args:
+        street: called as `predict_labels` is.
+        options: XLA's.
+    """
     variables = jax.device_put(variables)
-    program = compile_program(
-        partial(_street, network, subject.weights.normalization),
-        variables,
-        jax.device_put(subject.draw_images()[0]),
-        **compile_options,
-    )
-    return program, variables
+    images = [jax.device_put(image) for image in subject.draw_images()]
+    normalization = subject.weights.normalization
 
+    def run(variables: PyTree, images: jax.Array) -> jax.Array:
+        return street(network, variables, images, normalization)
 
-def _street(
-    network: Network, normalization: Normalization, variables: PyTree, images: jax.Array
-) -> jax.Array:
-    return predict_labels(network, variables, images, normalization)
+    program = compile_program(run, variables, images[0], options=options)
+    return program, Case(partial(program.run, variables), images, subject.batch)
 
 
 def _network(engine: str, subject: Subject) -> tuple[Network, PyTree, str]:
@@ -79,11 +77,7 @@ def _network(engine: str, subject: Subject) -> tuple[Network, PyTree, str]:
 
 
 def _prepare_bare(
-    network: Network,
-    variables: PyTree,
-    settings: str,
-    subject: Subject,
-    images: list[jax.Array],
+    network: Network, variables: PyTree, settings: str, subject: Subject
 ) -> Prepared:
     padding = [
         (0, large - small)
@@ -97,7 +91,7 @@ def _prepare_bare(
             ((0, 0), *padding, (0, 0)),
         )
     )
-    inputs = [normalize(image) for image in images]
+    inputs = [normalize(image) for image in subject.draw_images()]
 
     def logits(variables: PyTree, inputs: jax.Array) -> jax.Array:
         return cast(Outputs, network.apply(variables, inputs, is_training=False)).logits

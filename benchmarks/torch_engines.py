@@ -22,8 +22,8 @@ def missing_for(engine: str, dtype: str) -> str | None:
 
     if on_gpu() and not torch.cuda.is_available():
         return (
-            f"{engine} needs a PyTorch that sees this GPU; {torch.__version__} does not: install "
-            "it from https://pytorch.org"
+            f"{engine} needs a PyTorch that sees this GPU; {torch.__version__} does not: "
+            "install it from https://pytorch.org"
         )
     if engine == TORCH_COMPILE and not on_gpu() and not _compiler():
         return f"{engine} needs a C++ compiler on a CPU: install g++, or set CXX"

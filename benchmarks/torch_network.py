@@ -72,7 +72,7 @@ class TorchOperators:
 
 
 class TorchNetwork(nn.Module):
-    """`[B, H, W, 3] uint8 -> [B, H, W] uint8`, what `bisenet_jax.inference.predict_labels` does.
+    """`[B, H, W, 3] uint8 -> [B, H, W] uint8`, what `inference.predict_labels` does.
 
     Args:
         weights: the network and its numbers.
@@ -135,7 +135,7 @@ class TorchNetwork(nn.Module):
 
 
 def trace(network: TorchNetwork) -> nn.Module:
-    """The same as a plain list of PyTorch calls, without the description's Python around them."""
+    """The same as a plain list of PyTorch calls, without the description's Python."""
     return torch.fx.symbolic_trace(network)
 
 
