@@ -92,7 +92,7 @@ def measure_ideas(
         if share > TOLERATED[subject.dtype]:
             raise DifferentNetworkError(
                 f"{idea.name!r} gives {share:.2%} of the pixels another label, more than the "
-                f"{TOLERATED[subject.dtype]:.1%} that rounding explains: it must be mended first"
+                f"{TOLERATED[subject.dtype]:.1%} that rounding explains: mend it first"
             )
         rows.append(
             {

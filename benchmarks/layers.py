@@ -1,4 +1,4 @@
-"""Where the time of a frame goes, by the boxes of the paper: the profiler's word and the roofline.
+"""Where the time of a frame goes, by the boxes of the paper: the profile and the roofline.
 
 The profiler tells how long each instruction ran, and the scopes of the program tell for which
 box. Instructions run beside each other and a fusion can hold work of two boxes (it counts for

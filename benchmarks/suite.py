@@ -71,7 +71,7 @@ class Suite:
     clock: Callable[[], float] = time.monotonic
     rows: list[dict[str, Any]] = field(default_factory=list)
     ideas: list[dict[str, Any]] = field(default_factory=list)
-    layers: dict[str, Any] | None = None
+    layers: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Suite:
                 continue
             self.say(name)
             if name == "layers":
-                self.layers = measure_layers(subject, budget)
+                self.layers.append(measure_layers(subject, budget))
             else:
                 self.ideas = measure_ideas(subject, budget)
 
