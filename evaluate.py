@@ -6,6 +6,7 @@
     python evaluate.py --workdir runs/city --sliding 1024x1024 --stride 768x768
     python evaluate.py --workdir runs/city --split test --submission answers
     python evaluate.py --weights weights.safetensors --config configs/cityscapes_full.py
+    python evaluate.py --workdir runs/city --coordinator HOST:PORT --processes 2 --process 0
 
 Protocols: full, the network sees whole images at their own size; half, at half of it, and its
 logits go back to full size (the paper's on Cityscapes). By default the one that the run was
@@ -27,7 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import command_line, parallel, program_cache
+from bisenet_jax import command_line, distributed, parallel, program_cache
 from bisenet_jax.config import STRIDE
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import CITYSCAPES, ClassSet
@@ -79,6 +80,7 @@ _SAVE_DIR = flags.DEFINE_string("save_dir", None, "Folder for one picture per im
 _PICTURES = flags.DEFINE_integer("pictures", 20, "How many pictures to save at most.")
 _CONFUSION = flags.DEFINE_string("confusion", None, "PNG for the confusion matrix.")
 _SUBMISSION = flags.DEFINE_string("submission", None, "New folder for a test server's files.")
+flags.adopt_module_key_flags(distributed)
 
 # The built-in streets show Cityscapes' classes, and are not Cityscapes.
 DATA_SETS = {
@@ -99,6 +101,11 @@ def main() -> None:
             "give --workdir DIR of a train.py run, or --weights FILE with --config; --help "
             "shows examples"
         )
+    process, count = jax.process_index(), jax.process_count()
+    if _SUBMISSION.value and count > 1:
+        raise ConfigError(
+            f"--submission is written by one process, not by {count}; start a single one"
+        )
     options = command_line.read_config(_CONFIG.value, _WORKDIR.value)
     split = _SPLIT.value or options.data.val_split
     batch_size = _BATCH_SIZE.value or options.train.evaluate_batch_size
@@ -109,14 +116,14 @@ def main() -> None:
         raise ConfigError(f"--instances is for Cityscapes, not for {class_set.name!r}")
     source = open_source(options.data, split)
     if _WEIGHTS.value:
-        network = open_weights(_WEIGHTS.value, class_set, mesh)
+        scored = open_weights(_WEIGHTS.value, class_set, mesh)
     else:
-        network = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
-    protocol = read_protocol(network.shrink)
+        scored = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
+    protocol = read_protocol(scored.shrink)
 
     boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
-    def count(example: Example, prediction: np.ndarray) -> None:
+    def count_further(example: Example, prediction: np.ndarray) -> None:
         nonlocal boundaries, instances
         if _BOUNDARY.value:
             found = count_boundaries(example["label"], prediction, len(class_set))
@@ -125,10 +132,11 @@ def main() -> None:
             truth = read_instances(_INSTANCES.value, split, example["name"])
             instances += count_instances(prediction, truth)
 
-    visits: list[Visit] = [count] if _BOUNDARY.value or _INSTANCES.value else []
+    visits: list[Visit] = [count_further] if _BOUNDARY.value or _INSTANCES.value else []
     with ExitStack() as stack:
         if _SAVE_DIR.value:
-            visits.append(picture_writer(Path(_SAVE_DIR.value), class_set))
+            number = len(range(process, _PICTURES.value, count))
+            visits.append(picture_writer(Path(_SAVE_DIR.value), class_set, number))
         if _SUBMISSION.value:
             folder = Path(_SUBMISSION.value)
             threads = options.data.threads
@@ -139,11 +147,14 @@ def main() -> None:
             for each in visits:
                 each(example, prediction)
 
-        examples = evaluation_examples(source, threads=options.data.threads)
-        with tqdm(examples, "evaluate", len(source), unit="image") as bar:
+        examples = evaluation_examples(
+            source, threads=options.data.threads, process_index=process, process_count=count
+        )
+        total, is_silent = len(range(process, len(source), count)), not distributed.is_first()
+        with tqdm(examples, "evaluate", total, unit="image", disable=is_silent) as bar:
             evaluation = evaluate(
-                make_evaluate_step(network.model, network.normalization, mesh, protocol),
-                network.variables,
+                make_evaluate_step(scored.network, scored.normalization, mesh, protocol),
+                scored.parameters,
                 bar,
                 num_classes=len(class_set),
                 batch_size=batch_size,
@@ -153,7 +164,15 @@ def main() -> None:
                 visit=visit if visits else None,
             )
 
-    dtype = jnp.dtype(network.model.dtype).name
+    if _BOUNDARY.value:
+        shares = parallel.gather_arrays(vars(boundaries))
+        boundaries = sum(
+            (BoundaryCounts(**each) for each in shares), boundaries.none(len(class_set))
+        )
+    if _INSTANCES.value:
+        shares = parallel.gather_arrays(vars(instances))
+        instances = sum((InstanceCounts(**each) for each in shares), instances.none())
+    dtype = jnp.dtype(scored.network.model.dtype).name
     words = protocol_line(
         f"{DATA_SETS[options.data.source]} {split}",
         evaluation.sizes,
@@ -172,14 +191,16 @@ def main() -> None:
     if _INSTANCES.value:
         further["instances"] = instance_scores(instances, confusion)
     if result.pixels:
-        print(score_table(result, class_set, title=network.title, notes=[words], **further))
+        print(score_table(result, class_set, title=scored.title, notes=[words], **further))
     else:
-        print(f"{network.title}\n{words}\nno labelled pixel in this split: nothing to score")
+        print(f"{scored.title}\n{words}\nno labelled pixel in this split: nothing to score")
+    if not distributed.is_first():
+        return
     for what, where in (("pictures", _SAVE_DIR.value), ("the submission", _SUBMISSION.value)):
         if where:
             print(f"{what} in {where}")
     if _CONFUSION.value:
-        picture = confusion_picture(confusion, class_set, title=network.title)
+        picture = confusion_picture(confusion, class_set, title=scored.title)
         write_picture(_CONFUSION.value, picture)
     if _JSON.value:
         summary = score_summary(
@@ -192,7 +213,7 @@ def main() -> None:
             **further,
             protocol_name=protocol.name,
             dtype=dtype,
-            step=network.step,
+            step=scored.step,
             programs=evaluation.programs,
         )
         write_json(_JSON.value, summary)
@@ -224,13 +245,13 @@ def read_size(flag: str, text: str | None) -> tuple[int, int] | None:
     return int(height), int(width or height)
 
 
-def picture_writer(folder: Path, class_set: ClassSet) -> Visit:
-    """Writes image, prediction, truth and errors of the first images."""
+def picture_writer(folder: Path, class_set: ClassSet, number: int) -> Visit:
+    """Writes image, prediction, truth and errors of the first `number` images."""
     written: list[str] = []
 
     def write(example: Example, prediction: np.ndarray) -> None:
         name = example["name"]
-        if len(written) < _PICTURES.value:
+        if len(written) < number:
             image, label = example["image"], example["label"]
             picture = comparison(image, prediction, label, class_set, title=name)
             write_picture(folder / f"{name}.png", picture)
@@ -240,4 +261,4 @@ def picture_writer(folder: Path, class_set: ClassSet) -> Visit:
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    distributed.run(main, __doc__)

@@ -13,12 +13,17 @@ from pathlib import Path
 from absl import flags
 
 from bisenet_jax import config_file
+from bisenet_jax.allocation import keep_freed_memory
 from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError, UserError
 
 
 def run(
-    main: Callable[..., int | None], description: str, *, takes_arguments: bool = False
+    main: Callable[..., int | None],
+    description: str,
+    *,
+    takes_arguments: bool = False,
+    end: Callable[[int], None] = sys.exit,
 ) -> None:
     """Parse the flags that the script defined, call `main`, end the process.
 
@@ -27,10 +32,12 @@ def run(
         description: the script's docstring, shown by --help.
         takes_arguments: whether `main` is given the words of the command line that are no
             flags, as a list; otherwise such a word is an error.
+        end: ends the process with an exit code.
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(f"{description.strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
         sys.exit(0)
+    keep_freed_memory()
     try:
         _check_config_keys(sys.argv[1:])
         # Flags and words in any order, as in every other program.
@@ -38,14 +45,14 @@ def run(
         rest = flags.FLAGS(sys.argv)[1:]
         if rest and not takes_arguments:
             raise ConfigError(f"argument {rest[0]!r} is not a flag; --help lists the flags")
-        code = main(rest) if takes_arguments else main()
+        code = (main(rest) if takes_arguments else main()) or 0
     except (flags.Error, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code or 0)
+        code = 130
+    end(code)
 
 
 def read_config(config: Config | None, workdir: str | None) -> Config:

@@ -86,6 +86,17 @@ def count_block_macs(
     return macs
 
 
+def count_training_macs(model: BiSeNetV2, height: int, width: int) -> int:
+    """MACs of the convolutions of one image's forward pass in training, boosters included."""
+    # As above, for the depth-wise ones.
+    model = model.clone(depthwise_lowering="conv")
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    forward = partial(model.init_with_output, is_training=True)
+    program = jax.make_jaxpr(forward)(keys, images)
+    return sum(t.macs for t in _terms(program) if t.primitive == "conv_general_dilated")
+
+
 def abstract_variables(model: BiSeNetV2) -> PyTree:
     """Shapes of the variables of inference, so without those of boosters."""
     # No parameter's shape depends on the size of the image.

@@ -48,6 +48,7 @@ class ModelConfig:
     batch_norm_momentum: float | None = None
     batch_norm_epsilon: float | None = None
     depthwise_lowering: str | None = None
+    frozen_batch_norm: bool | None = None  # for fine-tuning: docs/training.md
     dtype: str = "float32"  # of activations: float32, bfloat16 or float16
 
 
@@ -132,12 +133,18 @@ class OptimizerConfig:
     weight_decay: float = 5e-4  # on convolution kernels only
     warmup_steps: int = 0  # linear from warmup_start * learning_rate; the paper knows none
     warmup_start: float = 0.1
+    clip_norm: float = 0.0  # the gradient is shortened to this norm; 0: never
+    # Of the moving average of parameters and batch statistics, such as 0.999, which is then
+    # what is scored, kept as best and exported; 0: no average.
+    ema_decay: float = 0.0
 
 
 @dataclass
 class TrainConfig:
     steps: int = 150_000
     batch_size: int = 16
+    micro_batches: int = 1  # the batch is worked through in so many parts, to save memory
+    remat: bool = False  # compute activations anew in the backward pass: docs/training.md
     log_every: int = 10  # steps between two lines of the log
     evaluate_every: int = 1000  # steps; the last step is always evaluated and saved
     checkpoint_every: int = 1000
@@ -175,6 +182,22 @@ def validate(config: Config) -> Config:
     if config.init.allow_partial and not config.init.weights:
         raise ConfigError(
             "config.init.allow_partial needs config.init.weights, the file to start from"
+        )
+    if config.model.frozen_batch_norm and not config.init.weights:
+        raise ConfigError(
+            "config.model.frozen_batch_norm needs config.init.weights: without them there are "
+            "no statistics to normalise by"
+        )
+    if not 0 <= optimizer.ema_decay < 1:
+        raise ConfigError(
+            f"config.optimizer.ema_decay {optimizer.ema_decay} must be at least 0 and below 1, "
+            "such as 0.999; 0 is off"
+        )
+    if train.micro_batches < 1 or train.batch_size % train.micro_batches:
+        raise ConfigError(
+            f"config.train.micro_batches {train.micro_batches} must divide "
+            f"config.train.batch_size {train.batch_size}, such as "
+            f"{math.gcd(train.batch_size, max(train.micro_batches, 1))}"
         )
     if data.source != "synthetic" and not data.root:
         raise ConfigError(
@@ -238,6 +261,7 @@ def validate(config: Config) -> Config:
             "config.optimizer.poly_power": (optimizer.poly_power, 0, math.inf),
             "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),
             "config.optimizer.warmup_start": (optimizer.warmup_start, 0, 1),
+            "config.optimizer.clip_norm": (optimizer.clip_norm, 0, math.inf),
             "config.data.std": (min(data.std), 1e-6, math.inf),
             "config.data.train_images": (data.train_images, 1, math.inf),
             "config.data.val_images": (data.val_images, 1, math.inf),

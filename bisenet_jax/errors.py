@@ -36,6 +36,10 @@ class OutputError(UserError, OSError):
     """A file that cannot be written to its place."""
 
 
+class LostProcessError(UserError):
+    """One of several processes that work as one has ended or cannot be reached."""
+
+
 class WeightsError(UserError):
     """A weights file that is damaged, of another kind, or not of the network it describes."""
 

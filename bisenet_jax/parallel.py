@@ -31,20 +31,36 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 def require_divisible(name: str, batch_size: int, mesh: Mesh) -> None:
     """Raise a ConfigError unless each device gets the same number of images."""
+    processes = [device.process_index for device in mesh.devices.flat]
+    if len({processes.count(process) for process in processes}) > 1:
+        raise ConfigError(
+            f"the {len(set(processes))} processes have different numbers of devices; make as "
+            "many visible to each (CUDA_VISIBLE_DEVICES), so that each gets an equal share"
+        )
     if batch_size % mesh.size:
         fitting = max(1, batch_size // mesh.size) * mesh.size
+        of_all = f" of {len(set(processes))} processes" if len(set(processes)) > 1 else ""
         raise ConfigError(
-            f"{name} {batch_size} must be divisible by the {mesh.size} devices; use {fitting}"
+            f"{name} {batch_size} must be divisible by the {mesh.size} devices{of_all}; use "
+            f"{fitting}"
         )
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put a copy of every leaf on each device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Put a copy of every leaf on each device; all processes of the mesh hold the same tree."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(everywhere, np.asarray(leaf)), tree
+    )
 
 
 def split_batch(arrays: PyTree, mesh: Mesh) -> PyTree:
-    """Put numpy arrays `[B, ...]` on the devices, each an equal share of the batch."""
+    """Put numpy arrays `[B, ...]` on the devices, each an equal share of the batch.
+
+    With several processes each gives its own share of the batch, in their order.
+    """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),

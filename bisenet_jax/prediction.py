@@ -135,7 +135,8 @@ def predict_video(
     """Write the overlay video of a video or camera, each frame with the running rate in it.
 
     Beside it goes a still of the last frame, with a legend of all classes that were seen.
-    The rate is that of reading, network, drawing and encoding together, over the last frames.
+    The rate is that of reading, network, drawing and encoding together, over the last frames;
+    the program is compiled before, and frames of a camera count as dropped from then on.
     Interrupting a camera ends it like the end of a video.
 
     Args:
@@ -170,6 +171,11 @@ def _predict_open_video(
     # A camera has its own thread, and frames that wait would be old ones.
     frames = frames if item.is_camera else read_ahead(frames, READ_AHEAD)
     height, width = first.image.shape[:2]
+    # Before the clock starts; what a camera has shown until then was never meant to be kept.
+    asked = time.monotonic()
+    segmenter.compile(*first.network_image.shape[:2], options.batch_size)
+    compile_seconds = time.monotonic() - asked
+    video.dropped = 0
     began, moments = time.monotonic(), deque[float](maxlen=RATE_WINDOW)
     made, last = 0, None
 
@@ -203,6 +209,7 @@ def _predict_open_video(
             "announced_frames": video.announced,
             "dropped_frames": video.dropped,
             "file_frames_per_second": video.rate,
+            "compile_seconds": compile_seconds,
             "seconds": seconds,
             "frames_per_second": made / seconds,
         }

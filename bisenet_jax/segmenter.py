@@ -89,6 +89,10 @@ class Segmenter:
         labels = np.asarray(self.start(batch))
         return labels if images.ndim == 4 else labels[0]
 
+    def compile(self, height: int, width: int, batch: int = 1) -> None:
+        """Have the program of `predict` ready for pictures of one size before they come."""
+        self.start(np.zeros((batch, height, width, 3), np.uint8)).block_until_ready()
+
     def start(self, images: np.ndarray) -> jax.Array:
         """Like `predict` for `[B, H, W, 3]`, without waiting for the device to be done."""
         return self._label(_as_batch(images))

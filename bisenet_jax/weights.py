@@ -198,11 +198,11 @@ def content_hash(tensors: Tensors) -> str:
 
 
 def model_fields(model: BiSeNetV2) -> dict[str, Any]:
-    """Every field of the network as a JSON value."""
+    """Every field of the network as a JSON value, but the one that is of training alone."""
     fields = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name")
+        if field.name not in ("parent", "name", "frozen_batch_norm")
     }
     return fields | {"dtype": jnp.dtype(model.dtype).name}
 

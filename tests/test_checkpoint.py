@@ -235,3 +235,20 @@ def test_a_damaged_checkpoint_is_named(tmp_path, lost):
             CheckpointError, match="step 1 cannot be read; delete .*checkpoints/1 to go on"
         ):
             checkpoint.restore(checkpoints, 1, small_state(0), parallel.make_mesh())
+
+
+def test_an_average_is_kept_and_one_that_is_off_leaves_no_trace(tmp_path):
+    plain = small_state(1)
+    averaged = plain.replace(ema={"params": {"kernel": jnp.full(4, 7.0)}})
+    mesh = parallel.make_mesh()
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoint.save(checkpoints, plain, 1, None)
+        checkpoint.save(checkpoints, averaged, 2, None)
+    with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+        held = checkpoints.checkpointables_metadata(1).metadata["state"]
+        # As it was before there were averages: such runs go on.
+        assert set(held) == {"step", "params", "batch_stats", "opt_state"}
+        assert_same(checkpoint.restore(checkpoints, 1, plain, mesh), plain)
+        assert_same(checkpoint.restore(checkpoints, 2, averaged, mesh), averaged)
+        with pytest.raises(CheckpointError, match="ema/params/kernel is absent there"):
+            checkpoint.restore(checkpoints, 1, averaged, mesh)

@@ -120,6 +120,7 @@ AT_LEAST = {
     "loss__main_weight": 0,
     "optimizer__learning_rate": 0,
     "optimizer__weight_decay": 0,
+    "optimizer__clip_norm": 0,
     "optimizer__warmup_steps": 0,
     "optimizer__poly_power": 0,
     "data__train_images": 1,
@@ -164,6 +165,17 @@ def test_share(name, value):
 @pytest.mark.parametrize(
     "fields, message",
     [
+        (dict(model__frozen_batch_norm=True), "frozen_batch_norm needs config.init.weights"),
+        (
+            dict(optimizer__ema_decay=1.0),
+            "ema_decay 1.0 must be at least 0 and below 1, such as",
+        ),
+        (dict(optimizer__ema_decay=math.nan), "ema_decay nan must be at least 0"),
+        (
+            dict(train__micro_batches=0),
+            "micro_batches 0 must divide config.train.batch_size 16",
+        ),
+        (dict(train__micro_batches=6), "micro_batches 6 must divide .* 16, such as 2"),
         (dict(data__source="web"), "source 'web' is not known; choose from synthetic, folder"),
         (dict(data__source="folder"), "config.data.root is empty; set it to the folder"),
         (dict(init__allow_partial=True), "allow_partial needs config.init.weights, the file"),

@@ -155,6 +155,7 @@ from bisenet_jax import parallel
 from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.synthetic import SyntheticStreets
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization

@@ -15,12 +15,13 @@ from bisenet_jax.config import LossConfig
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, Outputs
+from bisenet_jax.resize import upsample
+from bisenet_jax.training.cross_entropy import pixel_losses
 from bisenet_jax.training.losses import (
     check_class_weights,
     hard_pixel_weights,
     head_loss,
     kth_largest,
-    pixel_losses,
     total_loss,
 )
 
@@ -189,6 +190,43 @@ def test_each_class_needs_a_weight():
             f"config.loss.class_weights holds {len(class_weights)} weights for 4 classes; give "
             "one per class in the order of their ids, or () for none"
         )
+
+
+def plain_pixel_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """All logits at once, enlarged as a whole."""
+    logits = upsample(logits, labels.shape[1] // logits.shape[1])
+    losses = jax.nn.logsumexp(logits, axis=-1)
+    index = jnp.minimum(labels, N - 1).astype(jnp.int32)[..., None]
+    losses = losses - jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    return jnp.where(labels < N, losses, 0.0)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 6, 8, 16, 32])
+def test_piecewise_losses_equal_the_plain_form(factor):
+    logits = random_logits(2, 3, 2, N, scale=5.0)
+    labels = random_labels(2, 3 * factor, 2 * factor)
+    pull = random_logits(*labels.shape, seed=4)
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda x, form=form: (form(x, labels) * pull).sum()))(logits)
+        for form in (lambda *arrays: pixel_losses(*arrays)[0], plain_pixel_losses)
+    )
+    pixels = pixel_losses(logits, labels)[0]
+    np.testing.assert_allclose(pixels, plain_pixel_losses(logits, labels), rtol=1e-6, atol=4e-6)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-4)
+    scale = np.abs(expected[1]).max()
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-5 * scale)
+
+
+def test_enlarged_logits_are_never_there_as_a_whole():
+    logits, labels = random_logits(1, 16, 16, 19), random_labels(1, 128, 128)
+    enlarged = labels.size * 19 * 4
+
+    def memory(form) -> int:
+        gradient = jax.jit(jax.grad(lambda x: form(x, labels).sum()))
+        return gradient.lower(logits).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(plain_pixel_losses) > enlarged
+    assert memory(lambda *arrays: pixel_losses(*arrays)[0]) < enlarged / 2
 
 
 def test_function_runs_outside_jit():

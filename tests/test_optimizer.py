@@ -8,7 +8,7 @@ import pytest
 
 from bisenet_jax.config import OptimizerConfig
 from bisenet_jax.model.presets import build_model
-from bisenet_jax.training.optimizer import decays, make_optimizer, make_schedule
+from bisenet_jax.training.optimizer import decays, make_optimizer, make_schedule, move_ema
 
 NARROW = {
     "detail_channels": (8, 8, 16),
@@ -77,6 +77,48 @@ def test_updates_equal_sgd_by_hand(momentum, weight_decay):
             weight = weight - 0.5 * (1 - step / 4) * velocity
         np.testing.assert_allclose(actual[group][name], weight, rtol=1e-5, atol=1e-6)
     assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 5.0, 0.0])
+def test_the_gradient_is_clipped_and_its_decay_is_not(clip_norm):
+    config = OptimizerConfig(
+        learning_rate=0.5, momentum=0.0, weight_decay=0.1, clip_norm=clip_norm
+    )
+    params = {"kernel": jnp.array([4.0, -2.0]), "bias": jnp.array([1.0])}
+    gradient = {"kernel": jnp.array([2.0, 0.0]), "bias": jnp.array([1.5])}  # of norm 2.5
+    optimizer = make_optimizer(config, total_steps=10)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    factor = 0.2 if clip_norm == 0.5 else 1.0
+    expected = -0.5 * (factor * np.array([2.0, 0.0]) + 0.1 * np.array([4.0, -2.0]))
+    np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], [-0.5 * factor * 1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_moving_average_by_hand(decay):
+    random = np.random.default_rng(0)
+    variables = [
+        {"params": random.normal(size=3), "batch_stats": random.normal(size=2)}
+        for _ in range(40)
+    ]
+    expected = variables[0]
+    ema = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), expected)
+    move = jax.jit(move_ema)
+    for step, new in enumerate(variables[1:], start=1):
+        now = min(decay, (1 + step) / (10 + step))
+        expected = {name: now * expected[name] + (1 - now) * new[name] for name in new}
+        ema = move(ema, new, step, decay)
+    for name, value in expected.items():
+        assert ema[name].dtype == jnp.float32
+        np.testing.assert_allclose(ema[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_change_is_its_own_average():
+    values = {"var": np.random.default_rng(0).normal(size=1000).astype("f4")}
+    for step in (1, 7, 100_000):
+        np.testing.assert_array_equal(
+            move_ema(values, values, step, 0.999)["var"], values["var"]
+        )
 
 
 def params_of(preset: str) -> dict[str, tuple[bool, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bisenet_jax.resize import METHODS, upsample
+from bisenet_jax.resize import METHODS, upsample, upsampled_argmax
 
 
 def half_pixel(x: np.ndarray, factor: int) -> np.ndarray:
@@ -81,3 +81,15 @@ def test_gradient_shares_out_every_output_pixel(method):
 def test_unknown_method():
     with pytest.raises(ValueError, match="upsampling method 'cubic' is not known; choose from"):
         upsample(jnp.zeros((1, 2, 2, 1)), 2, "cubic")
+
+
+@pytest.mark.parametrize("channels", [1, 5, 40])
+@pytest.mark.parametrize("factor, size", [(8, (3, 4)), (2, (1, 5))])
+def test_upsampled_argmax(channels, factor, size):
+    x = np.random.default_rng(1).normal(size=(2, *size, channels)).astype(np.float32)
+    x[0, 0, 0] = 7.0  # equals, of which the first counts
+    expected = np.asarray(upsample(jnp.asarray(x), factor)).argmax(-1)
+    labels = jax.jit(upsampled_argmax, static_argnums=1)(x, factor)
+    assert labels.dtype == jnp.uint8
+    np.testing.assert_array_equal(labels, expected)
+    assert labels[0, 0, 0] == 0 and (channels == 1 or len(np.unique(labels)) > 1)

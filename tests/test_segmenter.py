@@ -144,3 +144,17 @@ def test_importing_the_package_is_light():
     code = "import bisenet_jax, sys; print({'jax', 'flax', 'numpy'} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()" and bisenet_jax.load.__doc__
+
+
+def test_a_size_compiled_before_is_not_compiled_again(tiny_weights, caplog):
+    segmenter = Segmenter(tiny_weights)
+    segmenter.compile(32, 64, batch=2)
+
+    def compilations(images):
+        caplog.clear()
+        with jax.log_compiles():
+            segmenter.predict(images)
+        return [message for message in caplog.messages if "XLA compilation" in message]
+
+    assert not compilations(np.zeros((2, 32, 64, 3), np.uint8))
+    assert compilations(np.zeros((1, 32, 64, 3), np.uint8))

@@ -12,8 +12,9 @@ import pytest
 from bisenet_jax.config import AugmentConfig, Config, LossConfig, ModelConfig, TrainConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.presets import build_model
-from bisenet_jax.training import step
-from bisenet_jax.training.state import TrainState
+from bisenet_jax.training import gradients, step
+from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.state import TrainState, create_state
 
 WIDTH = 2048
 
@@ -33,11 +34,11 @@ def seen(config: Config, batch, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
     def apply(variables, images, **_):
         return (variables["params"], images), {"batch_stats": {}}
 
-    def total_loss(outputs, labels, _):
+    def total_loss(outputs, labels, *_):
         params, images = outputs
         return params.sum(), {"images": images, "labels": labels}
 
-    monkeypatch.setattr(step, "total_loss", total_loss)
+    monkeypatch.setattr(gradients, "total_loss", total_loss)
     model = SimpleNamespace(apply=apply, num_classes=19)
     optimizer = optax.sgd(0.1)
     params = jnp.ones(3)
@@ -74,6 +75,54 @@ def test_step_and_seed_decide_the_view(batch, monkeypatch):
     np.testing.assert_array_equal(first[0], again[0])
     other = seen(dataclasses.replace(config, train=TrainConfig(seed=1)), batch, monkeypatch)
     assert not np.array_equal(first[0], other[0])
+
+
+def test_what_is_float32_under_bfloat16_activations(tiny_config):
+    tiny_config.model.dtype = "bfloat16"
+    tiny_config.optimizer.ema_decay, tiny_config.optimizer.clip_norm = 0.9, 1.0
+    tiny_config.train.micro_batches, tiny_config.loss.ohem = 2, True
+    model = build_model(**dataclasses.asdict(tiny_config.model))
+    optimizer = make_optimizer(tiny_config.optimizer, 10)
+    train_step = step.make_train_step(model, optimizer, tiny_config)
+    state = jax.eval_shape(lambda: create_state(model, optimizer, seed=0, with_ema=True))
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, 64, 64, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((4, 64, 64), np.uint8),
+        "size": jax.ShapeDtypeStruct((4, 2), np.int32),
+    }
+    after, metrics = jax.eval_shape(train_step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for name in ("params", "batch_stats", "ema"):
+        assert {leaf.dtype for leaf in jax.tree.leaves(getattr(after, name))} == {
+            jnp.dtype("float32")
+        }
+    # Of the optimiser: momentum, and how many steps were made.
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(after.opt_state)}
+    assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert {leaf.dtype for leaf in metrics.values()} == {jnp.dtype("float32")}
+
+    # Activations are bfloat16, logits float32 again.
+    images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+    rngs = {"dropout": jax.random.key(0)}
+    outputs, captured = jax.eval_shape(
+        lambda variables, images: model.apply(
+            variables,
+            images,
+            is_training=True,
+            rngs=rngs,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=True,
+        ),
+        state.variables,
+        images,
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
+    inside = captured["intermediates"]
+    for branch in ("detail_branch", "semantic_branch", "aggregation"):
+        kinds = {leaf.dtype for leaf in jax.tree.leaves(inside[branch])}
+        assert kinds == {jnp.dtype("bfloat16")}
+    running = jax.tree.leaves(captured["batch_stats"])
+    assert {leaf.dtype for leaf in running} == {jnp.dtype("float32")}
 
 
 def test_class_weights_must_fit_the_network():

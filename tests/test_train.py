@@ -16,10 +16,15 @@ from bisenet_jax import config_file, parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
+from bisenet_jax.evaluation.evaluate import make_evaluate_step
+from bisenet_jax.evaluation.network import open_run
+from bisenet_jax.evaluation.protocol import protocol_of_training
 from bisenet_jax.model.presets import build_model
+from bisenet_jax.normalization import Normalization
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import read_log
 from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.run import read_run
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import make_train_step
 
@@ -29,21 +34,30 @@ ROOT = Path(__file__).parent.parent
 def read_state(workdir: Path, options: Config, step: int) -> TrainState:
     model = build_model(**dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
-    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+    with_ema = options.optimizer.ema_decay > 0
+    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0, with_ema=with_ema))
     with checkpoint.open_checkpoints(workdir) as saved:
         mesh = parallel.make_mesh(jax.devices()[:1])
         return checkpoint.restore(saved, step, template, mesh)
 
 
 def log_without_clock(workdir: Path) -> list[dict]:
-    clocked = {"images_per_second", "step_seconds", "wait_share"}
+    clocked = {"images_per_second", "step_seconds", "wait_share", "teraflops_per_second"}
+    for line in read_log(workdir / "log.jsonl"):
+        assert line["group"] != "train" or all(line[name] >= 0 for name in clocked)
     return [
         {name: value for name, value in line.items() if name not in clocked}
         for line in read_log(workdir / "log.jsonl")
     ]
 
 
-def test_run_then_interrupted_run_end_with_the_same_bits(tmp_path, tiny_config, monkeypatch):
+@pytest.mark.parametrize("options", ["paper", "all"])
+def test_run_then_interrupted_run_end_with_the_same_bits(
+    options, tmp_path, tiny_config, monkeypatch
+):
+    if options == "all":
+        tiny_config.optimizer.ema_decay, tiny_config.optimizer.clip_norm = 0.9, 5.0
+        tiny_config.train.micro_batches, tiny_config.train.remat = 2, True
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     summary = train.train(tiny_config, straight)
 
@@ -75,12 +89,40 @@ def test_run_then_interrupted_run_end_with_the_same_bits(tmp_path, tiny_config, 
     jax.tree.map(np.testing.assert_array_equal, one, other)
     assert log_without_clock(broken) == lines
 
+    if options == "all":
+        require_average_as_result(straight, one, tiny_config, summary["miou"])
+
     # A finished run answers at once, and another configuration is not mixed into it.
     again = train.train(tiny_config, broken)
     assert again["first_step"] == 7 and again["miou"] == summary["miou"]
     tiny_config.optimizer.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"config.optimizer.learning_rate 0.02, now 0.5"):
         train.train(tiny_config, broken)
+
+
+def require_average_as_result(workdir, state, options, miou) -> None:
+    """What was scored, and is read back and exported, is the average and nothing else."""
+    weights = read_run(workdir, "latest")
+    jax.tree.map(np.testing.assert_array_equal, weights.variables, state.ema)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.ema, state.variables)
+    assert min(jax.tree.leaves(moved["params"]["head"])) > 0
+    assert min(jax.tree.leaves(moved["batch_stats"]["head"])) > 0
+    mesh = parallel.make_mesh()
+    network = open_run(workdir, options, "latest", mesh)
+    for section in ("params", "batch_stats"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            network.variables[section]["head"],
+            state.ema[section]["head"],
+        )
+    # The mIoU of the log belongs to these variables, not to those trained last.
+    normalization = Normalization(options.data.mean, options.data.std)
+    protocol = protocol_of_training(options.augment.shrink)
+    step = make_evaluate_step(network.model, normalization, mesh, protocol)
+    source = open_source(options.data, "val")
+    found, _ = train.score(step, state, source, options, mesh)
+    last, _ = train.score(step, dataclasses.replace(state, ema=None), source, options, mesh)
+    assert found.miou == miou and last.pixel_accuracy != found.pixel_accuracy
 
 
 def test_one_device_equals_two(tiny_config):
@@ -142,6 +184,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
     [
         ("train", "batch_size", 3, "batch_size 3 must be divisible by the 2 devices; use 2"),
         ("train", "evaluate_batch_size", 1, "evaluate_batch_size 1 must be divisible"),
+        ("train", "micro_batches", 4, "batch_size / config.train.micro_batches 1 must be"),
         ("model", "dtype", "float16", "float16 needs loss scaling"),
         ("data", "classes", "camvid", "does not fit the source 'synthetic'"),
         ("loss", "class_weights", (1.0, 2.0), "holds 2 weights for 19 classes"),
@@ -154,6 +197,16 @@ def test_what_cannot_work_is_refused_before_anything_is_made(
     with pytest.raises(ConfigError, match=message):
         train.train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_is_written_where_tensorboard_looks(tmp_path, tiny_config, capsys):
+    workdir = tmp_path / "run"
+    with pytest.raises(ConfigError, match="--profile 4 needs 7 steps"):
+        train.train(tiny_config, workdir, profile=4)
+    assert not workdir.exists()
+    train.train(tiny_config, workdir, profile=2)
+    assert list((workdir / "tensorboard/plugins/profile").glob("*/perfetto_trace.json.gz"))
+    assert "trace in" in "".join(capsys.readouterr())
 
 
 def run_script(*arguments: str) -> subprocess.CompletedProcess:

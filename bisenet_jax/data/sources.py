@@ -63,9 +63,15 @@ def open_sampler(config: DataConfig, source: Source) -> Sampler:
 
 
 def open_batches(
-    config: Config, source: Source, sampler: Sampler, start_step: int = 0
+    config: Config,
+    source: Source,
+    sampler: Sampler,
+    start_step: int = 0,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Training batches from `start_step` on, as configured; close it after use."""
+    """One process's share of each batch from `start_step` on; close it after use."""
     data = config.data
     return training_batches(
         source,
@@ -77,6 +83,8 @@ def open_batches(
         prefetch_bytes=data.prefetch_megabytes << 20,
         canvas=(data.canvas_height, data.canvas_width) if data.canvas_height else None,
         sampler=sampler,
+        process_index=process_index,
+        process_count=process_count,
     )
 
 

@@ -19,7 +19,7 @@ from bisenet_jax.data.example import Example
 from bisenet_jax.evaluation.bootstrap import image_counts
 from bisenet_jax.evaluation.metrics import confusion_matrix_per_image
 from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
-from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.inference import Network
 from bisenet_jax.normalization import Normalization
 
 PyTree = Any
@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluate_step(
-    model: BiSeNetV2, normalization: Normalization, mesh: Mesh, protocol: Protocol | None = None
+    network: Network, normalization: Normalization, mesh: Mesh, protocol: Protocol | None = None
 ) -> EvaluateStep:
     """The compiled `(variables, batch) -> (confusion, labels)` of one protocol.
 
@@ -61,9 +61,9 @@ def make_evaluate_step(
 
     def evaluate_step(variables: PyTree, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         predictions = predict_by_protocol(
-            model, variables, batch["image"], batch["size"], normalization, protocol
+            network, variables, batch["image"], batch["size"], normalization, protocol
         )
-        confusion = confusion_matrix_per_image(batch["label"], predictions, model.num_classes)
+        confusion = confusion_matrix_per_image(batch["label"], predictions, network.num_classes)
         return confusion, predictions
 
     return parallel.compile_evaluate_step(evaluate_step, mesh)
@@ -88,7 +88,7 @@ def evaluate(
 
     Args:
         step: from `make_evaluate_step`, of the same mesh and protocol.
-        variables: without boosters.
+        variables: of the network that `step` was made of, without boosters.
         examples: of any sizes; what has one bucket is batched, and compiled, together.
         num_classes: N.
         batch_size: divisible by the number of devices.

@@ -1,7 +1,7 @@
 """What is scored: the network of a training run, or that of a weights file."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
@@ -9,40 +9,40 @@ from bisenet_jax import parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.model.bisenetv2 import BiSeNetV2, without_boosters
+from bisenet_jax.fast.folding import Folded
+from bisenet_jax.fast.network import FastNetwork, fasten
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import restore_run
 from bisenet_jax.weights import read_weights
 
-PyTree = Any
 
-
-class Network(NamedTuple):
+class Scored(NamedTuple):
     """A network on every device of a mesh.
 
     Attributes:
-        model: as trained, or described by the file.
-        variables: without boosters.
+        network: as trained, or described by the file.
+        parameters: of it.
         normalization: the one it was trained with.
         shrink: it sees images at 1/shrink of their size.
         step: of the training, if known.
         title: where it came from.
     """
 
-    model: BiSeNetV2
-    variables: PyTree
+    network: FastNetwork
+    parameters: Folded
     normalization: Normalization
     shrink: int
     step: int | None
     title: str
 
 
-def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Network:
+def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Scored:
     """A checkpoint of a train.py run: `best`, `latest` or a step."""
     restored = restore_run(workdir, options, checkpoint, mesh)
-    return Network(
-        model=restored.model,
-        variables=without_boosters(restored.state.variables),
+    network, parameters = fasten(restored.model, parallel.local_copy(restored.state.result))
+    return Scored(
+        network=network,
+        parameters=parallel.replicate(parameters, mesh),
         normalization=Normalization(options.data.mean, options.data.std),
         shrink=options.augment.shrink,
         step=restored.step,
@@ -50,7 +50,7 @@ def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Net
     )
 
 
-def open_weights(path: str, class_set: ClassSet, mesh: Mesh) -> Network:
+def open_weights(path: str, class_set: ClassSet, mesh: Mesh) -> Scored:
     """A weights file, whose classes must be those of the data."""
     weights = read_weights(path)
     if weights.class_set.names != class_set.names:
@@ -59,9 +59,10 @@ def open_weights(path: str, class_set: ClassSet, mesh: Mesh) -> Network:
             f"{weights.class_set.name!r}, but the data has the {len(class_set)} of "
             f"{class_set.name!r}; give a --config whose config.data.classes are the same"
         )
-    return Network(
-        model=weights.model,
-        variables=parallel.replicate(without_boosters(weights.variables), mesh),
+    network, parameters = fasten(weights.model, weights.variables)
+    return Scored(
+        network=network,
+        parameters=parallel.replicate(parameters, mesh),
         normalization=weights.normalization,
         shrink=round(1 / weights.input_scale),
         step=weights.step,

@@ -8,19 +8,19 @@ resized.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.inference import input_logits
-from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.inference import Network, input_labels, input_logits
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.resize import resize
 
 PyTree = Any
-Network = Callable[[jax.Array], jax.Array]
+LogitsFunction = Callable[[jax.Array], jax.Array]
 
 NAMES = {"full": 1.0, "half": 0.5}
 
@@ -88,7 +88,7 @@ def protocol_of_training(shrink: int) -> Protocol:
 
 
 def predict_by_protocol(
-    model: BiSeNetV2,
+    network: Network,
     variables: PyTree,
     images: jax.Array,
     sizes: jax.Array,
@@ -98,28 +98,26 @@ def predict_by_protocol(
     """The most likely class of each pixel under a protocol, `uint8 [B, H, W]`.
 
     Args:
-        variables: without boosters.
+        network, variables: a `BiSeNetV2` or a `FastNetwork`, and what belongs to it.
         images: `[B, H, W, 3] uint8`; beyond its own size a picture is filler.
         sizes: `[B, 2] int32`, height and width of each picture. Only under the plain protocol
             may they be smaller than H and W: the rest is seen as the mean colour, with which
             inference pads to the network's stride anyway.
     """
 
-    def network(inputs: jax.Array) -> jax.Array:
-        return input_logits(model, variables, inputs)
-
     height, width = images.shape[1:3]
     rows, columns = jnp.arange(height).reshape(1, -1, 1), jnp.arange(width).reshape(1, 1, -1)
     is_inside = (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
     inputs = jnp.where(is_inside[..., None], normalization.normalize(images), 0.0)
     if protocol.is_plain:
-        scores = network(inputs)
-    else:
-        scores = view_probabilities(network, inputs, protocol)
+        return input_labels(network, variables, inputs)
+    scores = view_probabilities(partial(input_logits, network, variables), inputs, protocol)
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
-def view_probabilities(network: Network, inputs: jax.Array, protocol: Protocol) -> jax.Array:
+def view_probabilities(
+    logits_of: LogitsFunction, inputs: jax.Array, protocol: Protocol
+) -> jax.Array:
     """Mean class probabilities over the views, `[B, H, W, 3] -> [B, H, W, N] float32`.
 
     Of a whole view the logits are enlarged to H x W before the softmax; of a sliding window,
@@ -132,16 +130,16 @@ def view_probabilities(network: Network, inputs: jax.Array, protocol: Protocol) 
         for is_mirrored in (False, True) if protocol.flips else (False,):
             seen = view[:, :, ::-1] if is_mirrored else view
             if protocol.crop is None or protocol.stride is None:
-                scores = jax.nn.softmax(resize(network(seen), height, width), axis=-1)
+                scores = jax.nn.softmax(resize(logits_of(seen), height, width), axis=-1)
             else:
-                windows = slide(network, seen, protocol.crop, protocol.stride)
+                windows = slide(logits_of, seen, protocol.crop, protocol.stride)
                 scores = resize(windows, height, width)
             total += scores[:, :, ::-1] if is_mirrored else scores
     return total / (len(protocol.factors) * (1 + protocol.flips))
 
 
 def slide(
-    network: Network, inputs: jax.Array, crop: tuple[int, int], stride: tuple[int, int]
+    logits_of: LogitsFunction, inputs: jax.Array, crop: tuple[int, int], stride: tuple[int, int]
 ) -> jax.Array:
     """Mean probabilities of a window that slides over `[B, h, w, 3]`: `[B, h, w, N] float32`.
 
@@ -158,7 +156,7 @@ def slide(
             for left in window_starts(columns, crop[1], stride[1])
         ]
     )
-    classes = jax.eval_shape(network, inputs[:, : crop[0], : crop[1]]).shape[-1]
+    classes = jax.eval_shape(logits_of, inputs[:, : crop[0], : crop[1]]).shape[-1]
 
     def add(
         sums: tuple[jax.Array, jax.Array], corner: jax.Array
@@ -166,7 +164,7 @@ def slide(
         total, count = sums
         start = (0, corner[0], corner[1], 0)
         window = jax.lax.dynamic_slice(inputs, start, (batch, *crop, inputs.shape[-1]))
-        answer = jax.nn.softmax(network(window), axis=-1)
+        answer = jax.nn.softmax(logits_of(window), axis=-1)
         before = jax.lax.dynamic_slice(total, start, answer.shape)
         total = jax.lax.dynamic_update_slice(total, before + answer, start)
         seen = jax.lax.dynamic_slice(count, start, (1, *crop, 1))

@@ -25,9 +25,9 @@ from bisenet_jax.export.verification import (
     make_reference,
     verify,
 )
+from bisenet_jax.fast.network import Lowerings, fasten
 from bisenet_jax.files import write_bytes, write_json
 from bisenet_jax.inference import predict_labels, scaled_logits
-from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.weights import Weights
 
 PLATFORMS = ("cpu", "cuda")
@@ -79,13 +79,14 @@ def export_stablehlo(
         raise ConfigError(f"io {io!r} is not known; choose from {IOS}")
     weights = in_float32(weights)
     shape = _shape(weights, height, width, batch)
-    variables = without_boosters(weights.variables)
+    # Lowerings that suit every platform, and sizes that are not known yet.
+    network, parameters = fasten(weights.model, weights.variables, Lowerings())
 
     def program(images: jax.Array) -> jax.Array:
-        network = weights.model, variables, images
+        arguments = network, parameters, images
         if io == UINT8_LABELS:
-            return predict_labels(*network, weights.normalization, weights.input_scale)
-        return scaled_logits(*network, weights.input_scale)
+            return predict_labels(*arguments, weights.normalization, weights.input_scale)
+        return scaled_logits(*arguments, weights.input_scale)
 
     dtype = jnp.uint8 if io == UINT8_LABELS else jnp.float32
     exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(

@@ -1,10 +1,11 @@
 """The network as inference runs it: the same logits as `BiSeNetV2`, in less time.
 
 `fasten` turns a network and its variables into a `FastNetwork` and its parameters, which go
-wherever the network and its variables do. What each lowering gains is in docs/performance.md.
+wherever those do in inference. docs/performance.md has what each lowering
+gains.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -55,12 +56,32 @@ class FastNetwork:
     """Stands where a `BiSeNetV2` stands in inference; its parameters come from `fasten`."""
 
     model: BiSeNetV2
-    lowerings: Lowerings = field(default_factory=Lowerings)
+    lowerings: Lowerings
+
+    @classmethod
+    def of(cls, model: BiSeNetV2, lowerings: Lowerings | None = None) -> "FastNetwork":
+        """The fast form of a model; lowerings are those of JAX's default backend if None."""
+        return cls(model, lowerings or Lowerings.for_backend(jax.default_backend()))
 
     @property
     def num_classes(self) -> int:
         """As many logits each pixel has."""
         return self.model.num_classes
+
+    def parameters_of(self, variables: PyTree) -> Folded:
+        """What `apply` takes, on the host, made of `params` and `batch_stats` of the model.
+
+        Those of boosters are left behind.
+        """
+        parameters = fold_batchnorm(self.model, variables)
+        if not self.lowerings.uses_winograd or jnp.dtype(self.model.dtype) != jnp.float32:
+            return parameters
+        convolutions = dict(parameters.convolutions)
+        for name in _WINOGRAD_LAYERS:
+            kernel, bias = convolutions[name]
+            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
+                convolutions[name] = Convolution(transform_kernel(kernel), bias)
+        return parameters._replace(convolutions=convolutions)
 
     def apply(
         self, parameters: Folded, images: jax.Array, *, is_training: bool = False
@@ -77,23 +98,9 @@ class FastNetwork:
 def fasten(
     model: BiSeNetV2, variables: PyTree, lowerings: Lowerings | None = None
 ) -> tuple[FastNetwork, Folded]:
-    """The network and its variables in their fast form, on the host.
-
-    Args:
-        model: the network that the variables belong to.
-        variables: `params` and `batch_stats`; those of boosters are left behind.
-        lowerings: None for those of JAX's default backend.
-    """
-    lowerings = lowerings or Lowerings.for_backend(jax.default_backend())
-    parameters = fold_batchnorm(model, variables)
-    if lowerings.uses_winograd and jnp.dtype(model.dtype) == jnp.float32:
-        convolutions = dict(parameters.convolutions)
-        for name in _WINOGRAD_LAYERS:
-            kernel, bias = convolutions[name]
-            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
-                convolutions[name] = Convolution(transform_kernel(kernel), bias)
-        parameters = parameters._replace(convolutions=convolutions)
-    return FastNetwork(model, lowerings), parameters
+    """`FastNetwork.of` a model, and its parameters."""
+    network = FastNetwork.of(model, lowerings)
+    return network, network.parameters_of(variables)
 
 
 class _ArrayOperators:
@@ -116,7 +123,7 @@ class _ArrayOperators:
             if name == "head/classifier":
                 # Logits are float32, as in the model: bfloat16 ones tie.
                 x, dtype = x.astype(jnp.float32), jnp.dtype(jnp.float32)
-            y = self._convolve(x, layer.kernel, stride) + layer.bias.astype(dtype)
+            y = self._convolve(x, layer.kernel, stride) + _by_channel(layer.bias).astype(dtype)
             return (jax.nn.relu(y) if relu else y).astype(dtype)
 
     def _convolve(self, x: jax.Array, kernel: Any, stride: int) -> jax.Array:
@@ -130,7 +137,7 @@ class _ArrayOperators:
             )
         kernel = kernel.astype(x.dtype)
         if size == 1 and self.lowerings.pointwise == "dot":
-            return x @ kernel[0, 0]
+            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
         return jax.lax.conv_general_dilated(
             x,
             kernel,
@@ -142,7 +149,8 @@ class _ArrayOperators:
 
     def scale_shift(self, x: jax.Array, name: str, layer: ScaleShift) -> jax.Array:
         with jax.named_scope(name):
-            return (x * layer.scale + layer.shift).astype(x.dtype)
+            y = x * _by_channel(layer.scale) + _by_channel(layer.shift)
+            return y.astype(x.dtype)
 
     def relu(self, x: jax.Array, name: str) -> jax.Array:
         with jax.named_scope(name):
@@ -181,11 +189,23 @@ class _ArrayOperators:
             return upsample(x, factor, method)
 
 
+def _by_channel(numbers: Any) -> jax.Array:
+    return jnp.asarray(numbers).reshape(1, 1, 1, -1)
+
+
 def _max_pool_by_shifts(x: jax.Array) -> jax.Array:
-    """`model.layers.max_pool` as the largest of three rows, and of three columns."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    for axis in (1, 2):
-        size = x.shape[axis] - 2
-        taps = [jax.lax.slice_in_dim(x, start, start + size - 1, 2, axis) for start in range(3)]
-        x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
-    return x
+    """`model.layers.max_pool` of even sizes: 2x2 blocks, and what lies above and left."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    even, odd = (
+        jnp.maximum(jnp.maximum(column[:, :, 0], column[:, :, 1]), _shifted(column[:, :, 1], 1))
+        for column in (x[:, :, :, :, 0], x[:, :, :, :, 1])
+    )  # of three rows each
+    return jnp.maximum(jnp.maximum(even, odd), _shifted(odd, 2))
+
+
+def _shifted(x: jax.Array, axis: int) -> jax.Array:
+    """By one along an axis; what comes in is smaller than all else."""
+    padding = [(int(index == axis), 0) for index in range(x.ndim)]
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    return jax.lax.slice_in_dim(x, 0, x.shape[axis] - 1, axis=axis)

@@ -59,7 +59,7 @@ class BiSeNetV2(nn.Module):
         booster_form: a name of `heads.BOOSTER_FORMS`.
         dropout_rate, drops_whole_channels: before the classifiers, in training.
         conv_bias, initialization, batch_norm_momentum, batch_norm_epsilon,
-            depthwise_lowering, dtype: see `LayerOptions`.
+            depthwise_lowering, frozen_batch_norm, dtype: see `LayerOptions`.
     """
 
     num_classes: int = 19
@@ -91,6 +91,7 @@ class BiSeNetV2(nn.Module):
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     depthwise_lowering: str = "shifts"
+    frozen_batch_norm: bool = False
     dtype: Dtype = "float32"
 
     @nn.compact
@@ -104,6 +105,7 @@ class BiSeNetV2(nn.Module):
             conv_bias=self.conv_bias,
             initialization=self.initialization,
             depthwise_lowering=self.depthwise_lowering,
+            frozen_batch_norm=self.frozen_batch_norm,
         )
         images = images.astype(options.dtype)
         detail_8 = DetailBranch(

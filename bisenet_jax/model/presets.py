@@ -72,7 +72,8 @@ def build_model(preset: str = "paper", *, num_classes: int = 19, **fields: Any) 
 # Fields that change neither the shapes of a network nor what the same weights compute in use.
 _NOT_OF_THE_GRAPH = {
     *("num_classes", "dropout_rate", "drops_whole_channels", "is_zero_initialized"),
-    *("initialization", "batch_norm_momentum", "depthwise_lowering", "dtype"),
+    *("initialization", "batch_norm_momentum", "frozen_batch_norm"),
+    *("depthwise_lowering", "dtype"),
     *("parent", "name"),
 }
 _OF_BOOSTERS = {"booster_form", "booster_channels"}

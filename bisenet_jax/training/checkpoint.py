@@ -52,15 +52,20 @@ def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Generator[Che
 def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | None) -> None:
     """Start writing the state in the background; the state may be donated at once."""
     metrics: Metrics | None = None if miou is None else {"miou": miou}
-    checkpoints.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
+    arrays = {"state": _fields(state)}
+    checkpoints.save_checkpointables_async(step, arrays, force=True, metrics=metrics)
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved a checkpoint there."""
-    if not (workdir / FOLDER).is_dir():
-        return False
-    with open_checkpoints(workdir) as checkpoints:
-        return latest_step(checkpoints) is not None
+def steps_made(workdir: Path) -> int:
+    """The step of a run's newest checkpoint, or 0."""
+    # Not opened: orbax then waits for all processes, which may not agree yet.
+    folder = workdir / FOLDER
+    if not folder.is_dir():
+        return 0
+    # Unfinished ones have other names.
+    return max(
+        (int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0
+    )
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
@@ -103,19 +108,26 @@ def restore(
         raise CheckpointError(f"there is no checkpoint of step {step}; there are {there}")
     everywhere = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        _fields(template),
     )
     try:
         held = checkpoints.checkpointables_metadata(step).metadata["state"]
         if held is None:
             raise ValueError("its description is missing")
         _require_same_arrays(step, held, template)
-        return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+        fields = checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+        return TrainState(**fields)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(
             f"the checkpoint of step {step} cannot be read; delete "
             f"{checkpoints.directory / str(step)} to go on from an earlier one"
         ) from error
+
+
+def _fields(state: TrainState) -> dict[str, PyTree]:
+    """What a state has, by name: a checkpoint knows nothing of an average that is off."""
+    return {name: value for name, value in vars(state).items() if value is not None}
 
 
 def _require_same_arrays(step: int, held: PyTree, template: PyTree) -> None:

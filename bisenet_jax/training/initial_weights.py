@@ -123,7 +123,7 @@ def start_from(
         mismatched=mismatched,
         other_classes=tuple(other_classes),
     )
-    return TrainState(state.step, tree["params"], tree["batch_stats"], state.opt_state), start
+    return state.with_variables(tree), start
 
 
 def _flatten(variables: PyTree) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tensorboardX import SummaryWriter
 from bisenet_jax.files import write_bytes
 
 LOG_FILE = "log.jsonl"
+BOARD_FOLDER = "tensorboard"
 
 
 @dataclass
@@ -43,16 +45,19 @@ class Log:
 
 
 @contextmanager
-def open_log(workdir: Path, start_step: int) -> Generator[Log]:
+def open_log(workdir: Path, start_step: int, *, is_kept: bool = True) -> Generator[Log]:
     """The logs of a run, continued after `start_step`.
 
     Lines of later steps, written before the run was cut off, are dropped: they come again.
+    One that is not kept writes nothing, for all but the first of several processes.
     """
-    path = workdir / LOG_FILE
-    if path.exists():
+    path = workdir / LOG_FILE if is_kept else Path(os.devnull)
+    if is_kept and path.exists():
         kept = [line for line in read_log(path) if line["step"] <= start_step]
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-    board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+    board = SummaryWriter(
+        str(workdir / BOARD_FOLDER), purge_step=start_step + 1, write_to_disk=is_kept
+    )
     with path.open("a", encoding="utf-8") as lines:
         try:
             yield Log(lines, board)

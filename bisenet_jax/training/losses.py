@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from bisenet_jax.config import LossConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, Outputs
-from bisenet_jax.resize import upsample
+from bisenet_jax.training.cross_entropy import pixel_losses
+
+HEADS = ("main", *BOOSTER_NAMES)
 
 
 def check_class_weights(config: LossConfig, num_classes: int) -> None:
@@ -26,7 +28,10 @@ def check_class_weights(config: LossConfig, num_classes: int) -> None:
 
 
 def total_loss(
-    outputs: Outputs, labels: jax.Array, config: LossConfig
+    outputs: Outputs,
+    labels: jax.Array,
+    config: LossConfig,
+    divisors: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum over the heads.
 
@@ -34,21 +39,38 @@ def total_loss(
         outputs: of a training forward pass.
         labels: `[B, H, W]`; ids outside `0..num_classes - 1` are ignored.
         config: weights and mining.
+        divisors: for a part of a batch, the `loss_divisors` of the whole: the losses of the
+            parts then add up to the loss of the whole.
 
     Returns:
         The loss, and the loss of each head before weighting: `main`, `booster_stem`, ...
     """
-    heads = {"main": (outputs.logits, config.main_weight)}
-    for name, logits, weight in zip(
-        BOOSTER_NAMES, outputs.boosters, config.booster_weights, strict=True
-    ):
-        heads[name] = (logits, weight)
-    parts = {name: head_loss(logits, labels, config) for name, (logits, _) in heads.items()}
-    total = sum((parts[name] * weight for name, (_, weight) in heads.items()), jnp.float32(0))
+    heads = _by_name(outputs)
+    weights = dict(zip(heads, (config.main_weight, *config.booster_weights), strict=True))
+    parts = {
+        name: head_loss(logits, labels, config, None if divisors is None else divisors[name])
+        for name, logits in heads.items()
+    }
+    total = sum((parts[name] * weights[name] for name in heads), jnp.float32(0))
     return jnp.asarray(total), parts
 
 
-def head_loss(logits: jax.Array, labels: jax.Array, config: LossConfig) -> jax.Array:
+def loss_divisors(
+    outputs: Outputs, labels: jax.Array, config: LossConfig
+) -> dict[str, jax.Array]:
+    """What the loss of each head is divided by; that of a batch is the sum over its parts.
+
+    Without mining it is known beforehand: the sum of `pixel_weights`, for every head.
+    """
+    return {
+        name: _head_sums(logits, labels, config)[1]
+        for name, logits in _by_name(outputs).items()
+    }
+
+
+def head_loss(
+    logits: jax.Array, labels: jax.Array, config: LossConfig, divisor: jax.Array | None = None
+) -> jax.Array:
     """Mean cross-entropy of one head at the labels' resolution; 0 if every pixel is ignored.
 
     With class weights it is the weighted mean as PyTorch takes it, divided by the sum of the
@@ -57,37 +79,38 @@ def head_loss(logits: jax.Array, labels: jax.Array, config: LossConfig) -> jax.A
     Args:
         logits: `[B, h, w, N] float32`, enlarged bilinearly to the labels (paper, Figure 7).
         labels: `[B, H, W]`.
+        config: class weights and mining.
+        divisor: instead of the sum of the weights.
     """
+    total, weight = _head_sums(logits, labels, config)
+    divisor = weight if divisor is None else divisor
+    return total / jnp.where(divisor > 0, divisor, 1.0)
+
+
+def _by_name(outputs: Outputs) -> dict[str, jax.Array]:
+    return dict(zip(HEADS, (outputs.logits, *outputs.boosters), strict=True))
+
+
+def _head_sums(
+    logits: jax.Array, labels: jax.Array, config: LossConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of the pixels' losses, and the sum of their weights."""
     losses, is_labelled = pixel_losses(logits, labels)
+    weights = pixel_weights(labels, logits.shape[-1], config)
     if config.ohem:
-        weights = hard_pixel_weights(
+        weights = weights * hard_pixel_weights(
             losses, is_labelled, config.ohem_threshold, config.ohem_min_share
         )
-    else:
-        weights = is_labelled.astype(jnp.float32)
-    if config.class_weights:
-        class_weights = jnp.asarray(config.class_weights, jnp.float32)
-        weights = weights * jnp.take(class_weights, labels, mode="clip")
-    total = weights.sum()
-    return (losses * weights).sum() / jnp.where(total > 0, total, 1.0)
+    return (losses * weights).sum(), weights.sum()
 
 
-def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each pixel, `[B, H, W] float32`, 0 if ignored, and where it counts."""
-    factor, remainder = divmod(labels.shape[1], logits.shape[1])
-    if remainder or labels.shape[2] != logits.shape[2] * factor:
-        raise ValueError(
-            f"labels of {labels.shape[1:]} must be a whole multiple of logits of "
-            f"{logits.shape[1:3]}"
-        )
-    num_classes = logits.shape[-1]
-    logits = upsample(logits.astype(jnp.float32), factor)
+def pixel_weights(labels: jax.Array, num_classes: int, config: LossConfig) -> jax.Array:
+    """How much each pixel counts before any is mined, `[B, H, W] float32`; 0 if ignored."""
     is_labelled = (labels >= 0) & (labels < num_classes)
-    # A comparison instead of a gather: its gradient is no scatter and fuses with the rest.
-    is_class = labels[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
-    class_logit = jnp.where(is_class, logits, 0.0).sum(axis=-1)
-    losses = jax.nn.logsumexp(logits, axis=-1) - class_logit
-    return jnp.where(is_labelled, losses, 0.0), is_labelled
+    if not config.class_weights:
+        return is_labelled.astype(jnp.float32)
+    class_weights = jnp.asarray(config.class_weights, jnp.float32)
+    return jnp.where(is_labelled, jnp.take(class_weights, labels, mode="clip"), 0.0)
 
 
 def hard_pixel_weights(

@@ -1,4 +1,7 @@
-"""The paper's optimiser: SGD with momentum, polynomial schedule, decay of kernels only."""
+"""The paper's optimiser: SGD with momentum, polynomial schedule, decay of kernels only.
+
+As options, clipping of the gradient and a moving average of the network.
+"""
 
 from typing import Any
 
@@ -12,8 +15,13 @@ PyTree = Any
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Decay joins the gradient before the momentum, as in PyTorch's SGD."""
+    """Decay joins the gradient before the momentum, as in PyTorch's SGD.
+
+    What is clipped is the gradient of the loss alone, as by PyTorch's `clip_grad_norm_`.
+    """
+    clipping = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
+        *clipping,
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.sgd(make_schedule(config, total_steps), momentum=config.momentum),
     )
@@ -34,6 +42,18 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         return config.learning_rate * factor
 
     return schedule
+
+
+def move_ema(ema: PyTree, variables: PyTree, step: jax.Array, decay: float) -> PyTree:
+    """The exponential moving average after a step, numbered from 1, in float32.
+
+    Batch statistics are averaged like parameters: they describe the activations of the
+    parameters that they were taken with, and an average of networks has not the newest ones.
+    It moves faster at first, by a decay of `(1 + step) / (10 + step)`, so that the random start
+    is soon forgotten.
+    """
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (new - old) * share, ema, variables)
 
 
 def decays(params: PyTree) -> PyTree:

@@ -45,7 +45,8 @@ def restore_run(workdir: Path, options: Config, wish: str, mesh: Mesh) -> Restor
     class_set = find_class_set(options.data.classes)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
-    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0))
+    with_ema = options.optimizer.ema_decay > 0
+    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0, with_ema=with_ema))
     with checkpoint.open_checkpoints(workdir) as saved:
         step = _find_step(saved, wish, workdir)
         state = checkpoint.restore(saved, step, template, mesh)
@@ -62,7 +63,7 @@ def read_run(workdir: Path, wish: str = "best") -> Weights:
         score = Score(restored.miou, options.data.val_split, _describe_protocol(options))
     return Weights(
         model=restored.model,
-        variables=jax.device_get(restored.state.variables),
+        variables=jax.device_get(restored.state.result),
         class_set=find_class_set(options.data.classes),
         normalization=Normalization(options.data.mean, options.data.std),
         preset=options.model.preset,

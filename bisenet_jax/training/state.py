@@ -1,5 +1,6 @@
 """All that training changes from step to step, as one value."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -22,23 +23,39 @@ class TrainState:
         params: trained parameters, float32.
         batch_stats: running mean and variance of every batch norm, float32.
         opt_state: of the optimiser.
+        ema: exponential moving average of `variables`, float32, or None where it is off.
     """
 
     step: jax.Array
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+    ema: PyTree = None
 
     @property
     def variables(self) -> PyTree:
-        """What `BiSeNetV2.apply` takes."""
+        """What `BiSeNetV2.apply` takes, as trained last."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def result(self) -> PyTree:
+        """The variables that are scored and exported: the average where there is one."""
+        return self.variables if self.ema is None else self.ema
+
+    def with_variables(self, variables: PyTree) -> "TrainState":
+        """This state with other variables, from which the average starts anew."""
+        ema = None if self.ema is None else _copy(variables)
+        return dataclasses.replace(self, **variables, ema=ema)
 
 
 def create_state(
-    model: BiSeNetV2, optimizer: optax.GradientTransformation, seed: int
+    model: BiSeNetV2,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    with_ema: bool = False,
 ) -> TrainState:
-    """The state at step 0, boosters included; a pure function of the seed."""
+    """The state at step 0, boosters included; a pure function of its arguments."""
     images = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), jnp.float32)
     variables = initialize(model, jax.random.key(seed), images)
     return TrainState(
@@ -46,4 +63,10 @@ def create_state(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
+        ema=_copy(variables) if with_ema else None,
     )
+
+
+def _copy(tree: PyTree) -> PyTree:
+    # Not the same arrays: a step gives back the memory of its whole state, each array once.
+    return jax.tree.map(jnp.copy, tree)

@@ -1,7 +1,7 @@
 """One training step as a pure function; it knows nothing of devices."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from bisenet_jax.config import Config
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.augment import augment
-from bisenet_jax.training.losses import check_class_weights, total_loss
-from bisenet_jax.training.optimizer import make_schedule
+from bisenet_jax.training.gradients import make_gradients
+from bisenet_jax.training.losses import check_class_weights
+from bisenet_jax.training.optimizer import make_schedule, move_ema
 from bisenet_jax.training.state import TrainState
 
-PyTree = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -27,11 +27,13 @@ def make_train_step(
 
     A batch is `image: [B, H, W, 3] uint8`, `label: [B, H, W] uint8` and `size: [B, 2] int32`,
     whole frames on their canvas; every random choice is a function of (seed, step). Metrics are
-    float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm`.
+    float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm` (before
+    clipping).
     """
     check_class_weights(config.loss, model.num_classes)
     schedule = make_schedule(config.optimizer, config.train.steps)
     normalization = Normalization(config.data.mean, config.data.std)
+    gradients_of = make_gradients(model, config)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -44,29 +46,25 @@ def make_train_step(
             config.augment,
             normalization,
         )
-
-        def loss_of(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                is_training=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
-            )
-            loss, parts = total_loss(outputs, labels, config.loss)
-            return loss, (updates["batch_stats"], parts)
-
-        (loss, (batch_stats, parts)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
+        gradients, batch_stats, losses = gradients_of(
+            state.variables, images, labels, dropout_key
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
-            "loss": loss,
-            **{f"loss_{name}": part for name, part in parts.items()},
+            **losses,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.tree.norm(gradients),
         }
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=state.ema,
+        )
+        if config.optimizer.ema_decay:
+            ema = move_ema(state.ema, state.variables, state.step, config.optimizer.ema_decay)
+            state = dataclasses.replace(state, ema=ema)
+        return state, metrics
 
     return train_step

@@ -1,0 +1,126 @@
+"""How fast a run goes: images, waiting and arithmetic each second, and traces of steps."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bisenet_jax.complexity import count_training_macs
+from bisenet_jax.config import Config
+from bisenet_jax.data.example import Batch
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.model.bisenetv2 import BiSeNetV2
+
+# A trace leaves out the steps that compile, fill queues and settle the memory.
+WARM_UP = 3
+
+
+def step_flops(model: BiSeNetV2, options: Config) -> int:
+    """What counts as the work of a training step, in floating-point operations.
+
+    Two for each multiply-accumulate of the convolutions of a forward pass with boosters, and
+    twice as many again for the backward pass, as published utilisations have it: other
+    arithmetic, and what is computed anew to save memory, is no work.
+    """
+    augment, shrink = options.augment, options.augment.shrink
+    macs = count_training_macs(
+        model, augment.crop_height // shrink, augment.crop_width // shrink
+    )
+    return 2 * 3 * macs * options.train.batch_size
+
+
+@dataclass
+class Pace:
+    """Steps, seconds and seconds of waiting for data since the last restart.
+
+    Attributes:
+        batch_size: images a step.
+        step_flops: see the function.
+    """
+
+    batch_size: int
+    step_flops: int
+    began: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    steps: int = 0
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        asked = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - asked
+        self.steps += 1
+        return batch
+
+    def rates(self) -> dict[str, float]:
+        """Speed, and the share of time in which the devices' next work was not there."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return {
+            "images_per_second": self.steps * self.batch_size / seconds,
+            "step_seconds": seconds / max(self.steps, 1),
+            "wait_share": self.waited / seconds,
+            "teraflops_per_second": self.steps * self.step_flops / seconds / 1e12,
+        }
+
+    def restart(self) -> None:
+        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+
+
+class Trace:
+    """What host and devices do in some steps of a run, for TensorBoard and Perfetto.
+
+    Leaving the context ends a trace that was cut off. Where the number of steps is 0, nothing
+    is traced and nothing written.
+    """
+
+    def __init__(self, folder: Path, start_step: int, steps: int, total_steps: int) -> None:
+        """Choose the steps after the warm-up.
+
+        Args:
+            folder: TensorBoard's, which finds the trace in its `plugins/profile`.
+            start_step: after which the run begins.
+            steps: how many to trace.
+            total_steps: of the run.
+
+        Raises:
+            ConfigError: when the run ends before.
+        """
+        self._folder, self._is_running = folder, False
+        self._first = start_step + WARM_UP + 1 if steps else 0
+        self._last = start_step + WARM_UP + steps if steps else 0
+        if self._last > total_steps:
+            raise ConfigError(
+                f"--profile {steps} needs {WARM_UP + steps} steps, {WARM_UP} of them to warm "
+                f"up, and the run has {total_steps - start_step} left; trace fewer, or a "
+                "longer run in another --workdir"
+            )
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_running:
+            self._stop()
+
+    def of(self, step: int) -> AbstractContextManager:
+        """The context in which a step is dispatched."""
+        if step == self._first:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._is_running = True
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def end(self, step: int, outputs: Any) -> Path | None:
+        """Write the trace once the last of its steps has these outputs; returns its folder."""
+        if step != self._last:
+            return None
+        jax.block_until_ready(outputs)
+        self._stop()
+        return self._folder / "plugins" / "profile"
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._is_running = False
