@@ -59,7 +59,8 @@ def list_ideas(dtype: str) -> list[Idea]:
         for other in others:
             if other != value:
                 name = f"{entry.name}: {other}, not {value}"
-                changed = dataclasses.replace(default, **{entry.name: other})
+                change: dict[str, Any] = {entry.name: other}
+                changed = dataclasses.replace(default, **change)
                 ideas.append(Idea(name, _fast(changed)))
     return [
         *ideas,
@@ -102,7 +103,7 @@ def measure_ideas(
                 "height": subject.height,
                 "width": subject.width,
                 "labels_differ": share,
-                "kernels": count_kernels(program.run.as_text()),
+                "kernels": count_kernels(program.hlo),
                 "compile_seconds": program.compile_seconds,
             }
         )

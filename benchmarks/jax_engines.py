@@ -112,7 +112,7 @@ def _prepared(
         labels,
         program.compile_seconds,
         memory_bytes=sum(memory.values()) if memory else None,
-        kernels=count_kernels(program.run.as_text()),
+        kernels=count_kernels(program.hlo),
         inside_timer=words,
         settings=settings,
     )

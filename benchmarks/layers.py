@@ -6,7 +6,7 @@ the one that its result belongs to), so that what can be told is each box's shar
 """
 
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def measure_layers(subject: Subject, budget: Budget) -> dict[str, Any]:
     rows = []
     for box in [*boxes, *sorted(seconds.keys() - set(boxes))]:
         inside = [layer for layer in layers if layer.block == box]
-        share = seconds[box] / total
+        share = seconds.get(box, 0.0) / total
         floor_ms = floor_seconds(inside, ceilings) * 1e3
         milliseconds = share * latency_ms
         rows.append(
@@ -82,12 +82,12 @@ def measure_layers(subject: Subject, budget: Budget) -> dict[str, Any]:
     }
 
 
-def profile_boxes(network: Network, parameters: PyTree, subject: Subject) -> Counter[str]:
+def profile_boxes(network: Network, parameters: PyTree, subject: Subject) -> dict[str, float]:
     """Seconds of all instructions of each box, over several calls."""
     options = _PROFILED.get(jax.default_backend())
     program, case = street_program(network, parameters, subject, _scoped_street, options)
-    scopes = scopes_of(program.run.as_text())
-    seconds: Counter[str] = Counter()
+    scopes = scopes_of(program.hlo)
+    seconds: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         _record(case, folder)
         for path in Path(folder).rglob("*.xplane.pb"):

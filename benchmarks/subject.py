@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bisenet_jax.config import Config
@@ -73,7 +74,9 @@ def draw_weights(config: Config) -> Weights:
     variables = jax.tree_util.tree_map_with_path(draw, variables)
     normalization = Normalization(config.data.mean, config.data.std)
     image = generator.integers(0, 256, (1, 2 * STRIDE, 4 * STRIDE, 3), np.uint8)
-    logits = np.asarray(make_logits_function(model, variables, normalization)(image))
+    logits = np.asarray(
+        make_logits_function(model, variables, normalization)(jnp.asarray(image))
+    )
     means = logits.mean((0, 1, 2))
     factor = _SPREAD_OF_LOGITS / (logits - means).std()
     classifier = variables["params"]["head"]["classifier"]

@@ -186,12 +186,14 @@ class Program(NamedTuple):
         compile_seconds: of lowering and compiling, apart from any run.
         flops: XLA's own count for one call; an addition is one, a multiplication another.
         memory_bytes: arguments, results and temporaries of one call, on the device.
+        hlo: the compiled program as text.
     """
 
     run: Callable[..., Any]
     compile_seconds: float
     flops: float | None
     memory_bytes: dict[str, int] | None
+    hlo: str
 
 
 def compile_program(
@@ -220,6 +222,7 @@ def compile_program(
             "results": memory.output_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
         },
+        hlo=compiled.as_text() or "",
     )
 
 

@@ -1,5 +1,8 @@
 """Engines that are timed against each other compute the same network, or nobody is timed."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -10,15 +13,13 @@ from benchmarks.inference import DifferentNetworkError, compare_labels, measure_
 from benchmarks.kernels import count_kernels, scopes_of
 from benchmarks.subject import Subject, draw_weights
 from benchmarks.timing import Budget
-from bisenet_jax.config import Config
+from bisenet_jax.config import Config, ModelConfig
 from bisenet_jax.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def prepare_small():
-    """Prepares an engine for a narrow network, each once."""
-    from bisenet_jax.config import ModelConfig
-
+    """Prepares an engine for a narrow network with other fields, each once."""
     narrow = ModelConfig(
         detail_channels=(8, 8, 16),
         semantic_late_channels=(8, 16),
@@ -28,14 +29,11 @@ def prepare_small():
     )
     weights = draw_weights(Config(model=narrow))
 
-    def prepare(engine, dtype="float32", **fields):
-        subject = Subject(weights, 40, 64, 1, dtype)
-        if fields:
-            changed = weights.model.clone(**fields)
-            import dataclasses
-
-            subject = Subject(dataclasses.replace(weights, model=changed), 40, 64, 1, dtype)
-        if reason := engines.missing_for(engine, dtype):
+    @functools.cache
+    def prepare(engine, **fields):
+        changed = dataclasses.replace(weights, model=weights.model.clone(**fields))
+        subject = Subject(changed, 40, 64, 1, "float32")
+        if reason := engines.missing_for(engine, "float32"):
             pytest.skip(reason)
         return engines.prepare(engine, subject), subject
 
@@ -51,7 +49,12 @@ def test_drawn_weights_tell_classes_apart(prepare_small):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("engine", [OURS, HOST, *PEERS])
-def test_engine_is_the_plain_model(engine, prepare_small):
+def test_engine_is_the_plain_model(engine, prepare_small, monkeypatch):
+    if engine == TORCH_COMPILE:
+        torch = pytest.importorskip("torch")
+        # The whole graph is captured as ever; making C++ of it takes a minute and more.
+        compile_quickly = functools.partial(torch.compile, backend="aot_eager")
+        monkeypatch.setattr(torch, "compile", compile_quickly)
     plain, subject = prepare_small(PLAIN)
     other, _ = prepare_small(engine)
     differences = compare_labels([plain, other], subject)
@@ -71,12 +74,13 @@ def test_another_network_is_refused(fields, prepare_small):
         compare_labels([plain, other], subject)
 
 
-def test_batch_that_does_not_fit_is_a_message(monkeypatch):
+def test_batch_that_does_not_fit_is_a_message(monkeypatch, prepare_small):
     def exhaust(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(inference, "prepare", exhaust)
-    subject = Subject(draw_weights(Config()), 64, 64, 512, "float32")
+    _, small = prepare_small(PLAIN)
+    subject = Subject(small.weights, 64, 64, 512, "float32")
     with pytest.raises(ConfigError, match="--batch 512 at 64x64 does not fit"):
         measure_inference(subject, [OURS, PLAIN], Budget(1, 1))
 
