@@ -10,16 +10,10 @@ from bisenet_jax.files import write_bytes
 
 Row = dict[str, Any]
 _COLOURS = (
-    "#1f6feb",
-    "#8bb8f8",
-    "#d9480f",
-    "#f59f00",
-    "#2b8a3e",
-    "#862e9c",
-    "#495057",
-    "#0b7285",
+    *("#1f6feb", "#8bb8f8", "#d9480f", "#f59f00", "#2b8a3e", "#862e9c", "#495057", "#0b7285"),
+    *("#e64980", "#82c91e", "#000000", "#a9957b"),
 )
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 320, 70, 170, 20, 45
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 320, 70, 210, 20, 45
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#212529}h2{margin-top:2.5rem}svg{width:100%;height:auto;font-size:12px}"
