@@ -1,18 +1,29 @@
-"""How fast this machine is: the network, or the way of the training frames to it.
+"""How fast this machine is, and beside whom.
 
 python bench.py                                     the paper's network, 19 classes, 512x1024
-python bench.py --config configs/synthetic.py --batch 1,8 --dtype float32,bfloat16
-python bench.py --workdir runs/synthetic --json speed.json
+python bench.py inference --against torch-eager,torch-compile,onnxruntime --batch 1,8
+python bench.py layers --config configs/synthetic.py --html layers.html
+python bench.py ideas --dtype float32
+python bench.py suite --minutes 10 --json suite.json --html suite.html
 python bench.py loader --config configs/synthetic.py --workers 0,1,2
 
-inference (the default): latency, throughput, MACs, memory. loader: images/s, waiting, decoding
-and memory, for a step that takes no time and for the augmentation on the device.
+inference (the default): uint8 images to uint8 labels, ours and its peers in turns, the labels
+of all compared first; latency, throughput, ratio, share of the roofline, kernels, memory.
+layers: which box of the paper the time goes to, and how near each is to its roofline.
+ideas: one way of writing the network changed at a time.
+suite: sizes, batches, dtypes and all peers that are installed, layers and ideas, in a set time.
+loader: images/s, waiting, decoding and memory of the training frames.
+
+Engines for --against, or `all` that are installed: torch-eager, torch-compile, onnxruntime,
+torch-onnx (the file that PyTorch's exporter writes, in onnxruntime); and of ours bare-network
+(no preprocessing, no labels) and host-to-host (with both transfers).
 
 Weights are random, since speed does not depend on them. Each row has a budget (--seconds,
 --repeats), so that a slow machine ends too. --json writes every figure and the words that say
-what was inside the timer.
+what was inside the timer, --html a page with plots.
 """
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -22,23 +33,21 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from benchmarks import loader
-from benchmarks.inference import (
-    COMMON_PROTOCOL,
-    count_steps,
-    measure_inference,
-    model_of,
-    padded_size,
-)
+from benchmarks import ceilings, engines, ideas, inference, layers, loader, roofline, tables
 from benchmarks.machine import describe_machine
+from benchmarks.page import write_page
+from benchmarks.subject import Subject, draw_weights
+from benchmarks.suite import Plan, Suite
 from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
-from bisenet_jax.complexity import abstract_variables, count_block_macs, count_parameters
+from bisenet_jax.complexity import abstract_variables, count_parameters
 from bisenet_jax.config import Config
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
+from bisenet_jax.weights import Weights
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = tuple(inference.TOLERATED)
+Figures = dict[str, Any]
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file in configs/; default: the paper's network. Fields: --config.a.b=c"
@@ -50,29 +59,38 @@ _BATCH = flags.DEFINE_list("batch", ["1"], "Images a call; one or several, such 
 _DTYPE = flags.DEFINE_list(
     "dtype", None, f"Of activations: one or several of {', '.join(DTYPES)}; default: config's."
 )
+_AGAINST = flags.DEFINE_list("against", [], "Peers, with inference; see above.")
 _SECONDS = flags.DEFINE_float(
     "seconds", 20.0, "Time for each row, half latency and half throughput.", lower_bound=0.01
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 1000, "Most calls of each row for latency, and for throughput.", lower_bound=1
 )
+_MINUTES = flags.DEFINE_float("minutes", 9.5, "Time for all, with suite.", lower_bound=0.01)
 _WORKERS = flags.DEFINE_list(
     "workers", ["0", "1", "2"], "Loader processes; one or several, with loader."
 )
 _JSON = flags.DEFINE_string("json", None, "A file for all the figures.")
+_HTML = flags.DEFINE_string("html", None, "A file for a page with plots; not with loader.")
 
 
 def main(arguments: list[str]) -> None:
-    benchmarks = {"inference": bench_inference, "loader": bench_loader}
     name = arguments[0] if arguments else "inference"
-    if len(arguments) > 1 or name not in benchmarks:
-        raise ConfigError(f"{' '.join(arguments)!r} is not one of {', '.join(benchmarks)}")
-    if _JSON.value and Path(_JSON.value).is_dir():
-        raise ConfigError(f"--json {_JSON.value!r} is a folder; give the name of a file")
-    benchmarks[name]()
+    if len(arguments) > 1 or name not in BENCHMARKS:
+        raise ConfigError(f"{' '.join(arguments)!r} is not one of {', '.join(BENCHMARKS)}")
+    for flag, path in (("json", _JSON.value), ("html", _HTML.value)):
+        if path and Path(path).is_dir():
+            raise ConfigError(f"--{flag} {path!r} is a folder; give the name of a file")
+    data = BENCHMARKS[name]()
+    if _JSON.value:
+        write_json(_JSON.value, data)
+    if _HTML.value:
+        write_page(_HTML.value, data)
 
 
-def bench_loader() -> None:
+def bench_loader() -> Figures:
+    if _HTML.value:
+        raise ConfigError(f"--html {_HTML.value!r}: loader has no plots; leave the flag out")
     config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
     workers = _read_numbers("--workers", _WORKERS.value, least=0)
     total = len(workers) * len(loader.CONSUMERS)
@@ -84,38 +102,120 @@ def bench_loader() -> None:
         f"\nframes of {width}x{height}, batches of {rows[0]['batch']}, cache {rows[0]['cache']}"
     )
     print(textwrap.fill(loader.PROTOCOL, 100))
-    if _JSON.value:
-        write_json(
-            _JSON.value, describe_machine() | {"protocol": loader.PROTOCOL, "rows": rows}
-        )
+    return describe_machine() | {"protocol": loader.PROTOCOL, "rows": rows}
 
 
-def bench_inference() -> None:
+def bench_inference() -> Figures:
+    config, cells = _read_cells()
+    chosen = [engines.OURS, engines.PLAIN, *_read_against({dtype for _, dtype in cells})]
+    weights = draw_weights(config)
+    data = _begin(weights)
+    data["protocol"] = _INFERENCE_PROTOCOL
+    data["rows"], data["skipped"] = [], []
+    total = len(cells) * inference.count_steps(chosen)
+    # None: no bar where standard error is a file.
+    with tqdm(total=total, unit="step", disable=None, leave=False) as bar:
+        for batch, dtype in cells:
+            reasons = {engine: engines.missing_for(engine, dtype) for engine in chosen}
+            data["skipped"] += [reason for reason in reasons.values() if reason]
+            able = [engine for engine in chosen if not reasons[engine]]
+            subject = _subject(weights, batch, dtype)
+            data["rows"] += inference.measure_inference(subject, able, _budget(), bar.update)
+    data["peak_memory_bytes"] = peak_memory_bytes(jax.devices()[:1])
+    print(tables.inference_table(data["rows"]))
+    _print_notes(data)
+    return data
+
+
+def bench_layers() -> Figures:
+    config, cells = _read_cells()
+    weights = draw_weights(config)
+    data = _begin(weights) | {"protocol": f"{layers.PROTOCOL} {_CEILINGS_PROTOCOL}"}
+    data["layers"] = []
+    for batch, dtype in cells:
+        found = layers.measure_layers(_subject(weights, batch, dtype), _budget())
+        data["layers"].append(found)
+        print(tables.layers_table(found))
+    _print_notes(data)
+    return data
+
+
+def bench_ideas() -> Figures:
+    config, cells = _read_cells()
+    weights = draw_weights(config)
+    data = _begin(weights) | {"protocol": ideas.PROTOCOL, "ideas": []}
+    for batch, dtype in cells:
+        data["ideas"] += ideas.measure_ideas(_subject(weights, batch, dtype), _budget())
+    print(tables.ideas_table(data["ideas"]))
+    _print_notes(data)
+    return data
+
+
+def bench_suite() -> Figures:
+    weights = draw_weights(_read_model_config())
+    plan = Plan.for_backend(jax.default_backend())
+    # What one row takes is small, so that many fit.
+    suite = Suite(weights, _MINUTES.value * 60, min(_SECONDS.value, _SUITE_ROW_SECONDS))
+    data = _begin(weights)
+    suite.run(plan)
+    data |= {
+        "protocol": f"{_INFERENCE_PROTOCOL} {layers.PROTOCOL} {ideas.PROTOCOL}",
+        "rows": suite.rows,
+        "ideas": suite.ideas,
+        "layers": suite.layers,
+        "skipped": suite.skipped,
+    }
+    print("\n" + tables.suite_tables(data))
+    _print_notes(data)
+    return data
+
+
+BENCHMARKS = {
+    "inference": bench_inference,
+    "layers": bench_layers,
+    "ideas": bench_ideas,
+    "suite": bench_suite,
+    "loader": bench_loader,
+}
+_CEILINGS_PROTOCOL = f"{roofline.PROTOCOL} {ceilings.PROTOCOL}"
+_INFERENCE_PROTOCOL = f"{inference.PROTOCOL} {_CEILINGS_PROTOCOL}"
+_SUITE_ROW_SECONDS = 2.0
+
+
+def _read_model_config() -> Config:
     # A program taken from a cache on disk would pass for one that compiles in no time.
     jax.config.update("jax_enable_compilation_cache", False)
+    # Else JAX would leave a peer on the same GPU a quarter of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     has_source = _CONFIG.value is not None or _WORKDIR.value
-    config = command_line.read_config(_CONFIG.value if has_source else Config(), _WORKDIR.value)
-    batches, dtypes = _read_numbers("--batch", _BATCH.value, least=1), _read_dtypes(config)
-    size = {"height": _HEIGHT.value, "width": _WIDTH.value}
-    data = _describe_model(config, **size) | describe_machine()
-    print(_heading(data), flush=True)
-    # None: no bar where standard error is a file.
-    with tqdm(
-        total=count_steps(batches, dtypes), unit="step", disable=None, leave=False
-    ) as bar:
-        data["rows"] = measure_inference(
-            config,
-            **size,
-            batches=batches,
-            dtypes=dtypes,
-            budget=Budget(_REPEATS.value, _SECONDS.value),
-            progress=bar.update,
+    return command_line.read_config(_CONFIG.value if has_source else Config(), _WORKDIR.value)
+
+
+def _read_cells() -> tuple[Config, list[tuple[int, str]]]:
+    """The config, and each batch with each dtype."""
+    config = _read_model_config()
+    batches = _read_numbers("--batch", _BATCH.value, least=1)
+    dtypes = _DTYPE.value or [config.model.dtype]
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ConfigError(f"--dtype {dtype!r} is not known; choose from {list(DTYPES)}")
+    return config, [(batch, dtype) for batch in batches for dtype in dtypes]
+
+
+def _read_against(dtypes: set[str]) -> list[str]:
+    """The engines asked for; an engine that cannot run in any dtype is an error."""
+    able = {
+        engine: [engines.missing_for(engine, dtype) for dtype in sorted(dtypes)]
+        for engine in dict.fromkeys(
+            engines.PEERS if _AGAINST.value == ["all"] else _AGAINST.value
         )
-    data["peak_memory_bytes"] = peak_memory_bytes(jax.devices()[:1])
-    print(_table(data["rows"]))
-    print(_footnotes(data))
-    if _JSON.value:
-        write_json(_JSON.value, data)
+    }
+    if _AGAINST.value == ["all"]:
+        return [engine for engine, reasons in able.items() if None in reasons]
+    for reasons in able.values():
+        if None not in reasons:
+            raise ConfigError(f"--against: {reasons[0]}")
+    return [engine for engine in able if engine not in (engines.OURS, engines.PLAIN)]
 
 
 def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
@@ -128,84 +228,31 @@ def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
     return numbers
 
 
-def _read_dtypes(config: Config) -> list[str]:
-    dtypes = _DTYPE.value or [config.model.dtype]
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise ConfigError(f"--dtype {dtype!r} is not known; choose from {list(DTYPES)}")
-    return dtypes
+def _subject(weights: Weights, batch: int, dtype: str) -> Subject:
+    return Subject(weights, _HEIGHT.value, _WIDTH.value, batch, dtype)
 
 
-def _describe_model(config: Config, height: int, width: int) -> dict[str, Any]:
-    model = model_of(config, config.model.dtype)
-    macs_size = padded_size(height, width)
-    blocks = count_block_macs(model, *macs_size)
-    return {
-        "preset": config.model.preset,
-        "classes": model.num_classes,
-        "parameters": count_parameters(abstract_variables(model)["params"]),
-        "gmacs": sum(blocks.values()) / 1e9,
-        "gmacs_by_block": {name: macs / 1e9 for name, macs in blocks.items()},
-        "gmacs_size": list(macs_size),
-    }
+def _budget() -> Budget:
+    return Budget(_REPEATS.value, _SECONDS.value)
 
 
-def _heading(data: dict[str, Any]) -> str:
-    height, width = data["gmacs_size"]
-    device, versions = data["device"], data["versions"]
-    kind = "" if device["kind"] == device["platform"] else f" {device['kind']},"
-    blocks = ", ".join(
-        f"{name.replace('_', ' ')} {gmacs:.3f}"
-        for name, gmacs in data["gmacs_by_block"].items()
-    )
-    return "\n".join(
-        (
-            f"BiSeNet V2, preset {data['preset']}, {data['classes']} classes: "
-            f"{data['parameters']:,} parameters, {data['gmacs']:.3f} GMAC an image of "
-            f"{height}x{width}",
-            f"GMAC      {blocks}",
-            f"device    {device['platform']},{kind} 1 of {device['count']}; host "
-            f"{device['host_processor']}, {device['host_cores']} cores",
-            f"versions  {', '.join(f'{name} {text}' for name, text in versions.items())}",
-            "",
-        )
-    )
+def _begin(weights: Weights) -> Figures:
+    """Describe and print what is measured, on what."""
+    layers_of_one = roofline.count_layers(_subject(weights, 1, "float32"))
+    data = {
+        "preset": weights.preset,
+        "classes": weights.model.num_classes,
+        "parameters": count_parameters(abstract_variables(weights.model)["params"]),
+        "gmacs": sum(layer.macs for layer in layers_of_one) / 1e9,
+        "gmacs_size": list(_subject(weights, 1, "float32").padded_size),
+    } | describe_machine()
+    print(tables.heading(data), flush=True)
+    return data
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    columns = ("median ms", "p90", "p99", "frames/s", "images/s", "GMAC/s", "compile s", "MiB")
-    lines = [
-        f"{'row':<16}{'batch':>6}  {'dtype':<9}" + "".join(f"{name:>10}" for name in columns)
-    ]
-    lines.append("-" * len(lines[0]))
-    for row in rows:
-        figures = (*row["latency_ms"].values(), row["frames_per_second"])
-        figures += (row["images_per_second"], row["gmacs_per_second"], row["compile_seconds"])
-        memory = row["program_bytes"]
-        held = f"{sum(memory.values()) / 2**20:,.1f}" if memory else "-"
-        lines.append(
-            f"{row['name']:<16}{row['batch']:>6}  {row['dtype']:<9}"
-            + "".join(f"{figure:>10.2f}" for figure in figures)
-            + f"{held:>10}"
-        )
-    return "\n".join(lines)
-
-
-def _footnotes(data: dict[str, Any]) -> str:
-    """What the columns mean, and the protocol: once for all rows, and by each kind of row."""
-    peak = data["peak_memory_bytes"]
-    whole = "this backend does not tell" if peak is None else f"{peak / 2**20:,.0f} MiB"
-    words = [
-        "MiB: arguments, results and temporaries of one call, by the compiler; peak of the "
-        f"whole run on the device: {whole}.",
-        COMMON_PROTOCOL,
-        "Inside the timer, by row (of the first batch and dtype):",
-    ]
-    firsts = {row["name"]: row["inside_timer"] for row in reversed(data["rows"])}
-    words += [f"{name}: {firsts[name]}" for name in reversed(firsts)]
-    return "\n" + "\n".join(
-        textwrap.fill(text, 100, initial_indent="- ", subsequent_indent="  ") for text in words
-    )
+def _print_notes(data: Figures) -> None:
+    skipped = [f"skipped: {reason}" for reason in dict.fromkeys(data.get("skipped", ()))]
+    print(tables.notes(*skipped, *tables.engine_notes(data.get("rows", ())), data["protocol"]))
 
 
 if __name__ == "__main__":

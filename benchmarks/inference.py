@@ -1,223 +1,142 @@
-"""Speed of inference: the full street from a uint8 image to uint8 labels, and the bare network.
+"""Engines against each other: one network, one set of inputs, from uint8 images to labels."""
 
-Three rows for each batch and dtype, timed in turns:
-
-- `uint8 to labels`: what a service runs on images that are on the device already.
-- `bare network`: normalised numbers in, logits at 1/8 out, as many papers time.
-- `host to host`: the first row and both transfers, what a user's numpy array costs.
-"""
-
-import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.timing import Budget, Case, Measurement, Program
-from bisenet_jax.complexity import count_model_macs
-from bisenet_jax.config import Config
-from bisenet_jax.data.class_sets import find_class_set
-from bisenet_jax.errors import ConfigError
-from bisenet_jax.inference import predict_labels
-from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2, Outputs, without_boosters
-from bisenet_jax.model.initialization import initialize
-from bisenet_jax.model.presets import build_model
-from bisenet_jax.normalization import Normalization
+from benchmarks.ceilings import Ceilings, measure_ceilings
+from benchmarks.engines import OURS, PLAIN, Prepared, prepare
+from benchmarks.roofline import Layer, count_layers, floor_seconds
+from benchmarks.subject import INPUTS, Subject
+from benchmarks.timing import Budget, Measurement
+from bisenet_jax.errors import ConfigError, UserError
 
-PyTree = Any
-
-INPUTS = 4
-PROGRAMS = 2  # compiled for each batch and dtype
-ROWS = 3
-COMMON_PROTOCOL = (
-    "Random weights, float32 parameters, no boosters, batch norm not folded, one device. "
-    "Latency: one call at a time, each waited for; frames a second are batch / median. "
-    f"Throughput: calls dispatched with at most {timing.IN_FLIGHT} under way, the last waited "
-    f"for. {INPUTS} inputs in turn; the rows of one batch in {timing.ROUNDS} rounds of turns; "
-    "compilation and warm-up outside the timer."
+PAUSE_SECONDS = 0.02
+# Share of pixels whose label may differ between two engines that round differently; another
+# graph, such as nearest for bilinear upsampling, changes a quarter of them and more.
+TOLERATED = {"float32": 0.005, "float16": 0.03, "bfloat16": 0.08}
+PROTOCOL = (
+    "One process, one device, drawn weights. Labels of all engines are compared first. "
+    "Latency: one call at a time, each waited for (JAX by block_until_ready, PyTorch on a GPU "
+    "by an event behind its last kernel; onnxruntime returns when done). Throughput: calls "
+    f"started with at most {timing.IN_FLIGHT} under way, the last waited for. {INPUTS} "
+    f"inputs in turn. Engines take turns, {timing.ROUNDS} rounds of a block of calls each; "
+    f"before each block {PAUSE_SECONDS * 1e3:.0f} ms of rest, in which the threads of the "
+    "engine before stop spinning, and one call that is not timed. Compilation and warm-up are "
+    "outside the timer. ratio is an engine's median latency over that of bisenet_jax: above 1, "
+    "ours is quicker. TFLOP/s and the share of the roofline are those of the throughput."
 )
 
 
-class _Row(NamedTuple):
-    """A case and the words and figures that go with its measurement."""
-
-    name: str
-    dtype: str
-    size: tuple[int, int]
-    case: Case
-    program: Program
-    inside_timer: str
+class DifferentNetworkError(UserError):
+    """An engine that computes something else: its time would say nothing."""
 
 
-def model_of(config: Config, dtype: str) -> BiSeNetV2:
-    """The network of a config, its activations in another dtype."""
-    fields = dataclasses.asdict(config.model) | {"dtype": dtype}
-    return build_model(num_classes=len(find_class_set(config.data.classes)), **fields)
-
-
-def padded_size(height: int, width: int) -> tuple[int, int]:
-    """The size that the network sees: both sides grow to the next multiple of its stride."""
-    return height + -height % STRIDE, width + -width % STRIDE
-
-
-def count_steps(batches: Sequence[int], dtypes: Sequence[str]) -> int:
+def count_steps(engines: Sequence[str]) -> int:
     """How often `measure_inference` calls `progress`."""
-    return len(batches) * len(dtypes) * (PROGRAMS + ROWS * timing.ROUNDS)
+    return len(engines) * (1 + timing.ROUNDS)
 
 
 def measure_inference(
-    config: Config,
-    *,
-    height: int,
-    width: int,
-    batches: Sequence[int],
-    dtypes: Sequence[str],
+    subject: Subject,
+    engines: Sequence[str],
     budget: Budget,
     progress: Callable[[], Any] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """One row, ready for JSON, for each batch, dtype and street.
+    """One row, ready for JSON, for each engine.
 
     Args:
-        height, width: of the images; the network sees them padded to its stride.
-        dtypes: of the activations; parameters are float32 always.
+        engines: `OURS` and `PLAIN` and whom they are measured against.
         budget: of one row.
         progress: called after each step of the work, `count_steps` times in all.
 
     Raises:
-        ConfigError: when a batch does not fit into the memory of the device.
+        ConfigError: for an engine that cannot run here, and when the batch does not fit into
+            the memory of the device.
+        DifferentNetworkError: when an engine's labels are not those of the plain model.
     """
-    results = []
-    for batch in batches:
-        # The rows of one batch are timed in turns; those of other batches would only hold
-        # memory meanwhile.
-        try:
-            rows = [
-                row
-                for dtype in dtypes
-                for row in _prepare(config, (height, width), batch, dtype, progress)
-            ]
-            measurements = timing.measure([row.case for row in rows], budget, progress=progress)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise ConfigError(
-                f"--batch {batch} at {height}x{width} does not fit into the memory of "
-                f"{jax.devices()[0].device_kind}; give a smaller --batch, --height or --width"
-            ) from error
-        macs = count_model_macs(model_of(config, dtypes[0]), *padded_size(height, width))
-        results += map(partial(_result, macs), rows, measurements)
-    return results
-
-
-def _prepare(
-    config: Config,
-    size: tuple[int, int],
-    batch: int,
-    dtype: str,
-    progress: Callable[[], Any],
-) -> list[_Row]:
-    """Compile the programs of one batch and dtype and lay out their inputs."""
-    model = model_of(config, dtype)
-    # The speed does not depend on the weights.
-    images = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), jnp.float32)
-    variables = without_boosters(initialize(model, jax.random.key(0), images))
-    normalization = Normalization(config.data.mean, config.data.std)
-    generator = np.random.default_rng(0)
-    host_images = [
-        generator.integers(0, 256, (batch, *size, 3), np.uint8) for _ in range(INPUTS)
-    ]
-    images = [jax.device_put(image) for image in host_images]
-    street = timing.compile_program(
-        lambda variables, images: predict_labels(model, variables, images, normalization),
-        variables,
-        images[0],
-    )
-    progress()
-
-    padded = padded_size(*size)
-    margins = ((0, 0), *((0, large - small) for large, small in zip(padded, size, strict=True)))
-    normalize = jax.jit(
-        lambda image: jnp.pad(
-            normalization.normalize(image).astype(model.dtype), (*margins, (0, 0))
-        )
-    )
-    inputs = [normalize(image) for image in images]
-    network = timing.compile_program(partial(_logits, model), variables, inputs[0])
-    progress()
-
-    def host_call(image: np.ndarray) -> jax.Array:
-        labels = street.run(variables, jax.device_put(image))
-        labels.copy_to_host_async()
-        return labels
-
-    shape, padded_shape = (_shape(batch, *pair) for pair in (size, padded))
-    steps = "normalise, network, bilinear x8, argmax"
+    prepared = []
+    try:
+        for engine in engines:
+            prepared.append(prepare(engine, subject))
+            progress()
+        differences = compare_labels(prepared, subject)
+        cases = [entry.case for entry in prepared]
+        measurements = timing.measure(cases, budget, pause=PAUSE_SECONDS, progress=progress)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            f"--batch {subject.batch} at {subject.height}x{subject.width} does not fit into "
+            f"the memory of {jax.devices()[0].device_kind}; give a smaller --batch, --height "
+            "or --width"
+        ) from error
+    layers, ceilings = count_layers(subject), measure_ceilings(subject.dtype)
+    ours = measurements[[entry.engine for entry in prepared].index(OURS)].latency_ms["median"]
     return [
-        _Row(
-            *("uint8 to labels", dtype, size),
-            Case(partial(street.run, variables), images, batch),
-            street,
-            f"uint8 images {shape} on the device -> {steps} -> uint8 labels on the device; "
-            "no transfer",
-        ),
-        _Row(
-            *("bare network", dtype, padded),
-            Case(partial(network.run, variables), inputs, batch),
-            network,
-            f"normalised {dtype} images {padded_shape} on the device -> network -> float32 "
-            "logits at 1/8 on the device; no normalising, upsampling, argmax or transfer",
-        ),
-        _Row(
-            *("host to host", dtype, size),
-            Case(host_call, host_images, batch, wait=np.asarray),
-            street,
-            f"uint8 images {shape} in numpy -> transfer, {steps}, transfer -> uint8 labels in "
-            "numpy; no decoding",
-        ),
+        _row(subject, entry, measurement, layers, ceilings)
+        | {
+            "ratio": measurement.latency_ms["median"] / ours,
+            "labels_differ": differences.get(entry.engine),
+        }
+        for entry, measurement in zip(prepared, measurements, strict=True)
     ]
 
 
-def _logits(model: BiSeNetV2, variables: PyTree, inputs: jax.Array) -> jax.Array:
-    return cast(Outputs, model.apply(variables, inputs, is_training=False)).logits
+def compare_labels(prepared: Sequence[Prepared], subject: Subject) -> dict[str, float]:
+    """By engine, the share of pixels with another label than the plain model gives.
+
+    Raises:
+        DifferentNetworkError: where it is more than rounding explains.
+    """
+    image = subject.draw_images()[-1]
+    # No engine may be asked twice: some write their next labels over the last.
+    labels = {entry.engine: np.array(entry.labels(image)) for entry in prepared if entry.labels}
+    differences = {
+        name: float(np.mean(found != labels[PLAIN])) for name, found in labels.items()
+    }
+    for name, share in differences.items():
+        if share > TOLERATED[subject.dtype]:
+            raise DifferentNetworkError(
+                f"{name} gives {share:.2%} of the pixels another label than the plain model in "
+                f"{subject.dtype}, more than the {TOLERATED[subject.dtype]:.1%} that rounding "
+                "explains: it is not the same network; leave it out of --against"
+            )
+    return differences
 
 
-def _result(macs: int, row: _Row, measurement: Measurement) -> dict[str, Any]:
-    height, width = row.size
-    flops = row.program.flops
+def _row(
+    subject: Subject,
+    prepared: Prepared,
+    measurement: Measurement,
+    layers: Sequence[Layer],
+    ceilings: Ceilings,
+) -> dict[str, Any]:
+    macs = sum(layer.macs for layer in layers)
+    calls_per_second = measurement.images_per_second / subject.batch
     return {
-        "name": row.name,
-        "batch": measurement.images,
-        "dtype": row.dtype,
-        "height": height,
-        "width": width,
+        "engine": prepared.engine,
+        "batch": subject.batch,
+        "dtype": subject.dtype,
+        "height": subject.height,
+        "width": subject.width,
         "latency_ms": measurement.latency_ms,
         "frames_per_second": measurement.frames_per_second,
         "images_per_second": measurement.images_per_second,
-        "gmacs_per_second": measurement.images_per_second * macs / 1e9,
-        "compile_seconds": row.program.compile_seconds,
-        "xla_gflops_per_call": None if flops is None else flops / 1e9,
-        "program_bytes": row.program.memory_bytes,
-        "device_peak_bytes_so_far": timing.peak_memory_bytes(jax.devices()[:1]),
+        "tflops": 2 * macs * calls_per_second / 1e12,
+        "roofline_ms": floor_seconds(layers, ceilings) * 1e3,
+        "roofline_share": floor_seconds(layers, ceilings) * calls_per_second,
+        "ceilings": ceilings._asdict(),
+        "kernels": prepared.kernels,
+        "compile_seconds": prepared.compile_seconds,
+        "memory_bytes": prepared.memory_bytes,
         "calls": {
             "latency": len(measurement.latencies),
             "throughput": measurement.stream_calls,
         },
-        "inside_timer": row.inside_timer,
-        "protocol": _protocol(row, measurement),
+        "inside_timer": prepared.inside_timer,
+        "settings": prepared.settings,
     }
-
-
-def _protocol(row: _Row, measurement: Measurement) -> str:
-    return (
-        f"Inside the timer: {row.inside_timer}. Batch {measurement.images}, activations in "
-        f"{row.dtype}. Latency of {len(measurement.latencies)} calls, throughput of "
-        f"{measurement.stream_calls}. {COMMON_PROTOCOL}"
-    )
-
-
-def _shape(batch: int, height: int, width: int) -> str:
-    return f"[{batch}, {height}, {width}, 3]"

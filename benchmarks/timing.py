@@ -134,6 +134,7 @@ def measure(
     budget: Budget,
     *,
     rounds: int = ROUNDS,
+    pause: float = 0.0,
     clock: Clock = time.perf_counter,
     progress: Callable[[], Any] = lambda: None,
 ) -> list[Measurement]:
@@ -146,6 +147,9 @@ def measure(
         budget: of one case; half its seconds, and all its calls, go to each of the two
             measurements.
         rounds: how many turns each case has.
+        pause: seconds of rest before each turn, and then a call that is not timed. Threads of
+            the engine before spin for a while when they have nothing to do, and would take the
+            cores of the next.
         progress: called after each turn of a case.
     """
     turn = Budget(budget.calls, budget.seconds / 2).share(rounds)
@@ -157,6 +161,9 @@ def measure(
     streams: list[list[tuple[int, float]]] = [[] for _ in cases]
     for _ in range(rounds):
         for index, (case, feed) in enumerate(zip(cases, feeds, strict=True)):
+            if pause:
+                time.sleep(pause)
+                time_calls(case, feed, Budget(1, 0), clock)
             latencies[index] += time_calls(case, feed, turn, clock)
             streams[index].append(time_stream(case, feed, turn, clock))
             progress()
@@ -179,20 +186,29 @@ class Program(NamedTuple):
         compile_seconds: of lowering and compiling, apart from any run.
         flops: XLA's own count for one call; an addition is one, a multiplication another.
         memory_bytes: arguments, results and temporaries of one call, on the device.
+        hlo: the compiled program as text.
     """
 
     run: Callable[..., Any]
     compile_seconds: float
     flops: float | None
     memory_bytes: dict[str, int] | None
+    hlo: str
 
 
 def compile_program(
-    function: Callable[..., Any], *arguments: Any, clock: Clock = time.perf_counter
+    function: Callable[..., Any],
+    *arguments: Any,
+    clock: Clock = time.perf_counter,
+    options: dict[str, Any] | None = None,
 ) -> Program:
-    """Compile ahead of time, for the shapes and the device of the arguments."""
+    """Compile ahead of time, for the shapes and the device of the arguments.
+
+    Args:
+        options: XLA's, by their names without dashes.
+    """
     start = clock()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     seconds = clock() - start
     costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
     return Program(
@@ -206,6 +222,7 @@ def compile_program(
             "results": memory.output_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
         },
+        hlo=compiled.as_text() or "",
     )
 
 

@@ -7,16 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import inference, timing
+from benchmarks import timing
 from benchmarks.timing import Budget, Case, Measurement
 from bisenet_jax import config_file
-from bisenet_jax.config import Config, ModelConfig
-from bisenet_jax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
@@ -130,20 +127,14 @@ def test_peak_memory_is_none_where_no_device_tells():
     assert timing.peak_memory_bytes([Silent(), Telling()]) == 7
 
 
-def test_batch_that_does_not_fit_is_a_message(monkeypatch):
-    def exhaust(*arguments):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-
-    monkeypatch.setattr(inference, "_prepare", exhaust)
-    with pytest.raises(ConfigError, match="--batch 512 at 64x64 does not fit"):
-        inference.measure_inference(
-            Config(),
-            height=64,
-            width=64,
-            batches=[512],
-            dtypes=["float32"],
-            budget=Budget(1, 1),
-        )
+def test_pause_is_followed_by_a_call_that_does_not_count():
+    clock = FakeClock()
+    device = Device(0.5, clock)
+    (result,) = timing.measure(
+        [device.case()], Budget(4, 1e9), rounds=2, pause=1e-6, clock=clock
+    )
+    assert len(result.latencies) == result.stream_calls == 4
+    assert len(device.seen) == timing.WARM_UP_CALLS + 2 + 4 + 4
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess:
@@ -157,36 +148,51 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_bench_measures_and_writes_json(tmp_path):
-    small = ModelConfig(
-        detail_channels=(16, 16, 32), semantic_repeats=(1, 1, 1), dtype="bfloat16"
-    )
-    config_file.save(Config(model=small), tmp_path)
-    path = tmp_path / "results" / "speed.json"
+@pytest.fixture
+def workdir(tiny_config, tmp_path):
+    config_file.save(tiny_config, tmp_path)
+    return tmp_path
+
+
+SMALL = ("--height", "40", "--width", "64", "--seconds", "0.1", "--repeats", "9")
+
+
+def test_bench_measures_and_writes(workdir):
+    path, page = workdir / "results" / "speed.json", workdir / "results" / "speed.html"
     done = run_bench(
-        *("--workdir", str(tmp_path), "--height", "40", "--width", "64", "--batch", "2"),
-        *("--dtype", "float32", "--seconds", "0.1", "--repeats", "9", "--json", str(path)),
+        *("--workdir", str(workdir), *SMALL, "--batch", "2", "--dtype", "float32"),
+        *("--against", "host-to-host,onnxruntime", "--json", str(path), "--html", str(page)),
     )
     assert done.returncode == 0, done.stderr
     data = json.loads(path.read_text(encoding="utf-8"))
-    assert set(data) >= {"parameters", "gmacs", "device", "versions", "rows"}
-    assert data["gmacs"] == pytest.approx(sum(data["gmacs_by_block"].values()))
+    assert set(data) >= {"parameters", "gmacs", "device", "versions", "protocol", "rows"}
     assert data["device"]["platform"] == "cpu"
     assert set(data["versions"]) >= {"python", "jax", "jaxlib", "flax", "bisenet_jax"}
-    sizes = {row["name"]: (row["height"], row["width"]) for row in data["rows"]}
-    assert sizes == {
-        "uint8 to labels": (40, 64),
-        "bare network": (64, 64),
-        "host to host": (40, 64),
-    }
-    for row in data["rows"]:
+    rows = {row["engine"]: row for row in data["rows"]}
+    assert list(rows) == ["bisenet_jax", "plain-model", "host-to-host", "onnxruntime"]
+    for row in rows.values():
         assert (row["batch"], row["dtype"]) == (2, "float32")
+        assert (row["height"], row["width"]) == (40, 64)
         assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
         assert row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
-        assert row["images_per_second"] > 0
-        assert "Inside the timer" in row["protocol"] and "no boosters" in row["protocol"]
-        assert row["name"] in done.stdout
+        assert row["images_per_second"] > 0 and row["roofline_share"] > 0
+        ours = rows["bisenet_jax"]["latency_ms"]["median"]
+        assert row["ratio"] == pytest.approx(row["latency_ms"]["median"] / ours)
+        assert row["engine"] in done.stdout and row["inside_timer"]
+    assert rows["bisenet_jax"]["kernels"] > 0
     assert f"{data['parameters']:,} parameters" in done.stdout
+    assert "<svg" in page.read_text(encoding="utf-8")
+
+
+def test_bench_suite_keeps_a_budget_and_says_what_it_skips(workdir):
+    path = workdir / "suite.json"
+    arguments = ("--workdir", str(workdir), "--minutes", "0.02", "--json", str(path))
+    done = run_bench("suite", *arguments)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["rows"] == data["ideas"] == data["layers"] == []
+    assert any("512x1024, batch 1, float32" in line for line in data["skipped"])
+    assert "skipped  512x1024" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,8 @@ def test_bench_measures_and_writes_json(tmp_path):
     [
         (("--batch", "1,none"), "error: --batch '1,none' must be"),
         (("--dtype", "int8", "--height", "64"), "error: --dtype 'int8' is not known"),
+        (("--against", "tensorrt"), "error: --against: engine 'tensorrt' is not known"),
+        (("everything",), "error: 'everything' is not one of inference, layers"),
     ],
 )
 def test_bench_refuses_with_one_line(arguments, message):
