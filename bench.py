@@ -4,15 +4,20 @@ python bench.py                                     the paper's network, 19 clas
 python bench.py --config configs/synthetic.py --batch 1,8 --dtype float32,bfloat16
 python bench.py --workdir runs/synthetic --json speed.json
 python bench.py loader --config configs/synthetic.py --workers 0,1,2
+python bench.py training --config configs/synthetic.py --config.model.preset=coincheung \
+    --against torch-eager,torch-compile --batch 16 --crop 512x1024
 
 inference (the default): latency, throughput, MACs, memory. loader: images/s, waiting, decoding
-and memory, for a step that takes no time and for the augmentation on the device.
+and memory, for a step that takes no time and for the augmentation on the device. training: our
+step against the same step in PyTorch (extra torch); without --batch and --crop 16 crops of
+512x1024, on CPU 4 of 256x512.
 
 Weights are random, since speed does not depend on them. Each row has a budget (--seconds,
 --repeats), so that a slow machine ends too. --json writes every figure and the words that say
 what was inside the timer.
 """
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -22,7 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from benchmarks import loader
+from benchmarks import loader, training
 from benchmarks.inference import (
     COMMON_PROTOCOL,
     count_steps,
@@ -34,7 +39,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
 from bisenet_jax.complexity import abstract_variables, count_block_macs, count_parameters
-from bisenet_jax.config import Config
+from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
 
@@ -59,11 +64,19 @@ _REPEATS = flags.DEFINE_integer(
 _WORKERS = flags.DEFINE_list(
     "workers", ["0", "1", "2"], "Loader processes; one or several, with loader."
 )
+_AGAINST = flags.DEFINE_list(
+    "against", list(training.PEERS), "Engines beside ours, with training; '' for none."
+)
+_CROP = flags.DEFINE_string("crop", None, "HEIGHTxWIDTH that the network trains on.")
 _JSON = flags.DEFINE_string("json", None, "A file for all the figures.")
 
 
 def main(arguments: list[str]) -> None:
-    benchmarks = {"inference": bench_inference, "loader": bench_loader}
+    benchmarks = {
+        "inference": bench_inference,
+        "loader": bench_loader,
+        "training": bench_training,
+    }
     name = arguments[0] if arguments else "inference"
     if len(arguments) > 1 or name not in benchmarks:
         raise ConfigError(f"{' '.join(arguments)!r} is not one of {', '.join(benchmarks)}")
@@ -88,6 +101,46 @@ def bench_loader() -> None:
         write_json(
             _JSON.value, describe_machine() | {"protocol": loader.PROTOCOL, "rows": rows}
         )
+
+
+def bench_training() -> None:
+    jax.config.update("jax_enable_compilation_cache", False)
+    # PyTorch needs room on the same device.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
+    unknown = [name for name in _AGAINST.value if name not in training.PEERS]
+    if unknown:
+        raise ConfigError(
+            f"--against {','.join(unknown)!r} is not known; choose from "
+            f"{', '.join(training.PEERS)}"
+        )
+    is_cpu = jax.default_backend() == "cpu"
+    if flags.FLAGS["batch"].present:
+        batches = _read_numbers("--batch", _BATCH.value, least=1)
+    else:
+        batches = [4 if is_cpu else 16]
+    if len(batches) > 1:
+        raise ConfigError(
+            f"--batch {','.join(_BATCH.value)!r}: training takes one size, such as 16"
+        )
+    crop = _read_crop(_CROP.value or ("256x512" if is_cpu else "512x1024"))
+    if _DTYPE.value:
+        config.model.dtype = _read_training_dtype(_DTYPE.value)
+    config = validate(training.prepare_config(config, batches[0], crop))
+    total = training.count_steps(_AGAINST.value)
+    with tqdm(total=total, unit="step", disable=None, leave=False) as bar:
+        rows = training.measure_training(
+            config, _AGAINST.value, Budget(_REPEATS.value, _SECONDS.value), bar.update
+        )
+    print(
+        f"training, preset {config.model.preset}, {config.model.dtype}, batch {batches[0]}, "
+        f"crop {crop[0]}x{crop[1]}, hard example mining {'on' if config.loss.ohem else 'off'}\n"
+    )
+    print(training.table(rows))
+    print("\n" + textwrap.fill(training.PROTOCOL, 100))
+    if _JSON.value:
+        data = describe_machine() | {"peers": training.peer_versions(_AGAINST.value)}
+        write_json(_JSON.value, data | {"protocol": training.PROTOCOL, "rows": rows})
 
 
 def bench_inference() -> None:
@@ -126,6 +179,22 @@ def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
             "such as 1,8"
         )
     return numbers
+
+
+def _read_crop(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--crop {text!r} must be HEIGHTxWIDTH, such as 512x1024")
+    return int(height), int(width)
+
+
+def _read_training_dtype(dtypes: list[str]) -> str:
+    if len(dtypes) > 1 or dtypes[0] not in training.LARGEST_DIFFERENCES:
+        raise ConfigError(
+            f"--dtype {','.join(dtypes)!r}: training takes one of "
+            f"{', '.join(training.LARGEST_DIFFERENCES)}"
+        )
+    return dtypes[0]
 
 
 def _read_dtypes(config: Config) -> list[str]:
