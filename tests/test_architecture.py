@@ -118,7 +118,10 @@ INSIDE_FUNCTIONS_ONLY = {
     *("tensorflow_datasets", "imagecodecs", "scipy", "cv2", "torch", "onnx", "onnxruntime"),
 }
 # But the twin is made of it, and whoever imports the twin wants it.
-AT_LOAD_TIME = {("benchmarks.torch_bisenetv2", "torch"), ("benchmarks.onnx_peers", "torch")}
+AT_LOAD_TIME = {
+    *((f"benchmarks.{name}", "torch") for name in ("torch_bisenetv2", "torch_training")),
+    ("benchmarks.onnx_peers", "torch"),
+}
 
 
 class Import(NamedTuple):
