@@ -48,7 +48,7 @@ def make_torch_step(
         num_classes: of the classifiers.
         tensors: the weights under the layout's names.
         crops: images `[B, H, W, 3] float32`, normalised, and labels `[B, H, W] uint8`.
-        is_compiled: by `torch.compile`, network and loss; else eager.
+        is_compiled: the network by `torch.compile`, forward and backward; else eager.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The same freedom that XLA takes with float32 on GPUs.
@@ -61,16 +61,17 @@ def make_torch_step(
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     optimizer = _make_optimizer(network, config.optimizer)
+    # Not the loss: on CPU, inductor of torch 2.13 gives zero gradients for the two together.
+    forward = torch.compile(network) if is_compiled else network
     dtype = getattr(torch, config.model.dtype)
     weights = torch.tensor((config.loss.main_weight, *config.loss.booster_weights)).to(device)
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            logits = network(images)
+            logits = forward(images)
         losses = [head_loss(entry.float(), labels, config.loss) for entry in logits]
         return (torch.stack(losses) * weights).sum()
 
-    loss_function = torch.compile(loss_of) if is_compiled else loss_of
     steps = 0
 
     def run(batch: Batch) -> tuple[torch.cuda.Event | None, Tensor]:
@@ -78,7 +79,7 @@ def make_torch_step(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, steps, config.train.steps)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_function(*batch)
+        loss = loss_of(*batch)
         loss.backward()
         if config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip_norm)

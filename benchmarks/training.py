@@ -44,7 +44,7 @@ PROTOCOL = (
     "on normalised crops and labels that lie on the device, the same for all, labels in the "
     "dtype that each wants. float32 parameters; activations in the dtype of the run, by "
     "torch.autocast there. PyTorch: channels last, fused SGD, cudnn.benchmark, TF32 allowed, "
-    "torch.compile in its default mode. Ours: the compiled step, its state's memory used anew. "
+    "torch.compile of the network in its default mode, loss and optimiser eager. Ours: the compiled step, its state's memory used anew. "
     "Dropout is off on both sides, so that losses can be compared: over the first "
     f"{COMPARED_STEPS} steps, before the timer runs. The row '{WHOLE}' is what train.py runs: "
     "uint8 frames on the device, augmentation and dropout inside. Step: one at a time, each "
