@@ -2,8 +2,8 @@
 
     python -m benchmarks.kernel_gradient [FILE.json]
 
-One row for each of the larger layers of the `coincheung` preset, four crops of 256x512; ratio is
-the time of the convolution over that of the products, medians of synchronised calls in one run.
+One row for each of the larger layers of the `coincheung` preset, four crops of 256x512; ratio
+is the time of the convolution over that of the products, medians of synchronised calls in one run.
 """
 
 import sys
