@@ -3,7 +3,7 @@
     python -m benchmarks.kernel_gradient [FILE.json]
 
 One row for each of the larger layers of the `coincheung` preset, four crops of 256x512; ratio
-is the time of the convolution over that of the products, medians of synchronised calls in one run.
+is the time of the convolution over that of the products; medians of calls that are waited for.
 """
 
 import sys
