@@ -6,6 +6,8 @@ python bench.py layers --config configs/synthetic.py --html layers.html
 python bench.py ideas --dtype float32
 python bench.py suite --minutes 10 --json suite.json --html suite.html
 python bench.py loader --config configs/synthetic.py --workers 0,1,2
+python bench.py training --config configs/synthetic.py --config.model.preset=coincheung \
+    --against torch-eager,torch-compile --batch 16 --crop 512x1024
 
 inference (the default): uint8 images to uint8 labels, ours and its peers in turns, the labels
 of all compared first; latency, throughput, ratio, share of the roofline, kernels, memory.
@@ -13,6 +15,8 @@ layers: which box of the paper the time goes to, and how near each is to its roo
 ideas: one way of writing the network changed at a time.
 suite: sizes, batches, dtypes and all peers that are installed, layers and ideas, in a set time.
 loader: images/s, waiting, decoding and memory of the training frames.
+training: our step against the same step in PyTorch (extra torch); without --batch and --crop 16
+crops of 512x1024, on CPU 4 of 256x512.
 
 Engines for --against, or `all` that are installed: torch-eager, torch-compile, onnxruntime,
 torch-onnx (the file that PyTorch's exporter writes, in onnxruntime); and of ours bare-network
@@ -33,7 +37,17 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from benchmarks import ceilings, engines, ideas, inference, layers, loader, roofline, tables
+from benchmarks import (
+    ceilings,
+    engines,
+    ideas,
+    inference,
+    layers,
+    loader,
+    roofline,
+    tables,
+    training,
+)
 from benchmarks.machine import describe_machine
 from benchmarks.page import write_page
 from benchmarks.subject import Subject, draw_weights
@@ -41,7 +55,7 @@ from benchmarks.suite import Plan, Suite
 from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
 from bisenet_jax.complexity import abstract_variables, count_parameters
-from bisenet_jax.config import Config
+from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
 from bisenet_jax.weights import Weights
@@ -70,8 +84,11 @@ _MINUTES = flags.DEFINE_float("minutes", 9.5, "Time for all, with suite.", lower
 _WORKERS = flags.DEFINE_list(
     "workers", ["0", "1", "2"], "Loader processes; one or several, with loader."
 )
+_CROP = flags.DEFINE_string("crop", None, "HEIGHTxWIDTH of training; see above.")
 _JSON = flags.DEFINE_string("json", None, "A file for all the figures.")
-_HTML = flags.DEFINE_string("html", None, "A file for a page with plots; not with loader.")
+_HTML = flags.DEFINE_string(
+    "html", None, "A file for a page with plots; not with loader, training."
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -89,8 +106,7 @@ def main(arguments: list[str]) -> None:
 
 
 def bench_loader() -> Figures:
-    if _HTML.value:
-        raise ConfigError(f"--html {_HTML.value!r}: loader has no plots; leave the flag out")
+    _require_no_plots("loader")
     config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
     workers = _read_numbers("--workers", _WORKERS.value, least=0)
     total = len(workers) * len(loader.CONSUMERS)
@@ -170,12 +186,49 @@ def bench_suite() -> Figures:
     return data
 
 
+def bench_training() -> Figures:
+    _require_no_plots("training")
+    jax.config.update("jax_enable_compilation_cache", False)
+    # PyTorch needs room on the same device.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
+    peers = _read_training_peers()
+    is_cpu = jax.default_backend() == "cpu"
+    batches = [4 if is_cpu else 16]
+    if flags.FLAGS["batch"].present:
+        batches = _read_numbers("--batch", _BATCH.value, least=1)
+    if len(batches) > 1:
+        raise ConfigError(
+            f"--batch {','.join(_BATCH.value)!r}: training takes one size, such as 16"
+        )
+    crop = _read_crop(_CROP.value or ("256x512" if is_cpu else "512x1024"))
+    if _DTYPE.value:
+        config.model.dtype = _read_training_dtype(_DTYPE.value)
+    config = validate(training.prepare_config(config, batches[0], crop))
+    total = training.count_steps(peers)
+    with tqdm(total=total, unit="step", disable=None, leave=False) as bar:
+        rows = training.measure_training(config, peers, _budget(), bar.update)
+    mining = "on" if config.loss.ohem else "off"
+    print(
+        f"training, preset {config.model.preset}, {config.model.dtype}, batch {batches[0]}, "
+        f"crop {crop[0]}x{crop[1]}, hard example mining {mining}\n"
+    )
+    print(training.table(rows))
+    print("\n" + textwrap.fill(training.PROTOCOL, 100))
+    return describe_machine() | {
+        "peers": training.peer_versions(peers),
+        "protocol": training.PROTOCOL,
+        "rows": rows,
+    }
+
+
 BENCHMARKS = {
     "inference": bench_inference,
     "layers": bench_layers,
     "ideas": bench_ideas,
     "suite": bench_suite,
     "loader": bench_loader,
+    "training": bench_training,
 }
 _CEILINGS_PROTOCOL = f"{roofline.PROTOCOL} {ceilings.PROTOCOL}"
 _INFERENCE_PROTOCOL = f"{inference.PROTOCOL} {_CEILINGS_PROTOCOL}"
@@ -218,6 +271,11 @@ def _read_against(dtypes: set[str]) -> list[str]:
     return [engine for engine in able if engine not in (engines.OURS, engines.PLAIN)]
 
 
+def _require_no_plots(name: str) -> None:
+    if _HTML.value:
+        raise ConfigError(f"--html {_HTML.value!r}: {name} has no plots; leave the flag out")
+
+
 def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
     numbers = [int(text) if text.isdecimal() else least - 1 for text in texts]
     if not numbers or min(numbers) < least:
@@ -226,6 +284,33 @@ def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
             "such as 1,8"
         )
     return numbers
+
+
+def _read_training_peers() -> list[str]:
+    if _AGAINST.value in ([], ["all"]):
+        return list(training.PEERS)
+    for name in _AGAINST.value:
+        if name not in training.PEERS:
+            raise ConfigError(
+                f"--against {name!r} does not train; choose from {', '.join(training.PEERS)}"
+            )
+    return _AGAINST.value
+
+
+def _read_crop(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--crop {text!r} must be HEIGHTxWIDTH, such as 512x1024")
+    return int(height), int(width)
+
+
+def _read_training_dtype(dtypes: list[str]) -> str:
+    if len(dtypes) > 1 or dtypes[0] not in training.LARGEST_DIFFERENCES:
+        raise ConfigError(
+            f"--dtype {','.join(dtypes)!r}: training takes one of "
+            f"{', '.join(training.LARGEST_DIFFERENCES)}"
+        )
+    return dtypes[0]
 
 
 def _subject(weights: Weights, batch: int, dtype: str) -> Subject:

@@ -121,6 +121,7 @@ INSIDE_FUNCTIONS_ONLY = {
 AT_LOAD_TIME = {
     ("benchmarks.torch_bisenetv2", "torch"),
     ("benchmarks.torch_network", "torch"),
+    ("benchmarks.torch_training", "torch"),
 }
 
 

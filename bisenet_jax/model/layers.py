@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.model.convolution import convolve
 from bisenet_jax.model.initialization import INITIALIZATIONS, kaiming_normal
 
 Dtype = Any
@@ -79,6 +80,7 @@ def conv(
         use_bias=use_bias,
         dtype=options.dtype,
         kernel_init=options.kernel_init,
+        conv_general_dilated=lambda x, kernel, *_, **__: convolve(x, kernel, stride),
         name=name,
     )
 

@@ -27,13 +27,10 @@ def make_train_step(
 
     A batch is `image: [B, H, W, 3] uint8`, `label: [B, H, W] uint8` and `size: [B, 2] int32`,
     whole frames on their canvas; every random choice is a function of (seed, step). Metrics are
-    float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm` (before
-    clipping).
+    those of `make_update`.
     """
-    check_class_weights(config.loss, model.num_classes)
-    schedule = make_schedule(config.optimizer, config.train.steps)
     normalization = Normalization(config.data.mean, config.data.std)
-    gradients_of = make_gradients(model, config)
+    update = make_update(model, optimizer, config)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -46,6 +43,27 @@ def make_train_step(
             config.augment,
             normalization,
         )
+        return update(state, images, labels, dropout_key)
+
+    return train_step
+
+
+def make_update(
+    model: BiSeNetV2, optimizer: optax.GradientTransformation, config: Config
+) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """A step after augmentation: `(state, images, labels, dropout_key) -> (state, metrics)`.
+
+    Takes normalised crops `[B, H, W, 3] float32` and their labels `[B, H, W]`. Metrics are
+    float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm` (before
+    clipping).
+    """
+    check_class_weights(config.loss, model.num_classes)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    gradients_of = make_gradients(model, config)
+
+    def update(
+        state: TrainState, images: jax.Array, labels: jax.Array, dropout_key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         gradients, batch_stats, losses = gradients_of(
             state.variables, images, labels, dropout_key
         )
@@ -67,4 +85,4 @@ def make_train_step(
             state = dataclasses.replace(state, ema=ema)
         return state, metrics
 
-    return train_step
+    return update
