@@ -37,7 +37,7 @@ def test_rates(monkeypatch):
 
     speed, source = Pace(batch_size=8, step_flops=3 * 10**12, began=100.0), batches()
     for _ in range(4):
-        speed.wait_for(source)
+        speed.wait_for(source, lambda _: None)
         clock[0] += 1.5  # of work
     assert speed.rates() == {
         "images_per_second": 4.0,
@@ -46,7 +46,7 @@ def test_rates(monkeypatch):
         "teraflops_per_second": 1.5,
     }
     speed.restart()
-    speed.wait_for(source)
+    speed.wait_for(source, lambda _: None)
     assert speed.rates()["wait_share"] == 1 and speed.rates()["images_per_second"] == 16
 
 

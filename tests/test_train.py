@@ -72,14 +72,14 @@ def test_run_then_interrupted_run_end_with_the_same_bits(
     kept = {int(path.name) for path in (straight / checkpoint.FOLDER).iterdir()}
     assert {4, 6} <= kept and 2 not in kept
 
-    real_report = train.require_finite
+    real_report = train.finite.require_finite
 
     def cut_off(step: int, *rest) -> None:
         real_report(step, *rest)
         if step == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "require_finite", cut_off)
+    monkeypatch.setattr(train.finite, "require_finite", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train.train(tiny_config, broken)
     monkeypatch.undo()
