@@ -19,6 +19,7 @@ from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.network import open_run
 from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.fast.network import fasten
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training import checkpoint
@@ -108,20 +109,18 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     assert min(jax.tree.leaves(moved["params"]["head"])) > 0
     assert min(jax.tree.leaves(moved["batch_stats"]["head"])) > 0
     mesh = parallel.make_mesh()
-    network = open_run(workdir, options, "latest", mesh)
-    for section in ("params", "batch_stats"):
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            network.variables[section]["head"],
-            state.ema[section]["head"],
-        )
+    scored = open_run(workdir, options, "latest", mesh)
+    model = build_model(**dataclasses.asdict(options.model))
+    expected = fasten(model, jax.device_get(state.ema))[1]
+    jax.tree.map(np.testing.assert_array_equal, scored.parameters, expected)
     # The mIoU of the log belongs to these variables, not to those trained last.
     normalization = Normalization(options.data.mean, options.data.std)
     protocol = protocol_of_training(options.augment.shrink)
-    step = make_evaluate_step(network.model, normalization, mesh, protocol)
-    source = open_source(options.data, "val")
-    found, _ = train.score(step, state, source, options, mesh)
-    last, _ = train.score(step, dataclasses.replace(state, ema=None), source, options, mesh)
+    step = make_evaluate_step(scored.network, normalization, mesh, protocol)
+    rest = (open_source(options.data, "val"), options, mesh)
+    last_trained = dataclasses.replace(state, ema=None)
+    found, _ = train.score(scored.network, step, state, *rest)
+    last, _ = train.score(scored.network, step, last_trained, *rest)
     assert found.miou == miou and last.pixel_accuracy != found.pixel_accuracy
 
 

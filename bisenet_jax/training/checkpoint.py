@@ -53,7 +53,13 @@ def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Generator[Che
         raise CheckpointError(f"{folder} does not exist: give the --workdir of a train.py run")
     # orbax's own policies do not match the protocol that it declares for them.
     fitting = cast(policies.PreservationPolicy | None, policy)
-    checkpoints = orbax.training.Checkpointer(str(folder), preservation_policy=fitting)
+    try:
+        checkpoints = orbax.training.Checkpointer(str(folder), preservation_policy=fitting)
+    except _FAULTS as error:
+        raise CheckpointError(
+            f"{folder} cannot be opened ({_reason(error)}): one of its checkpoints is damaged; "
+            "train.py sets it aside when it goes on in this --workdir"
+        ) from error
     try:
         yield checkpoints
     except BaseException:
@@ -92,12 +98,13 @@ def tidy(workdir: Path) -> None:
         if ".orbax-checkpoint-tmp" in path.name:
             shutil.rmtree(path, ignore_errors=True)
     for step in _steps(workdir):
-        path = workdir / FOLDER / str(step) / "metrics" / "metrics"
-        if path.exists():
-            try:
-                float(json.loads(path.read_bytes())["miou"])
-            except _FAULTS:
-                _set_aside(workdir, step, "its mIoU cannot be read")
+        path = workdir / FOLDER / str(step)
+        try:
+            orbax.checkpointables_metadata(str(path.absolute()))
+            if (metrics := path / "metrics" / "metrics").exists():
+                float(json.loads(metrics.read_bytes())["miou"])
+        except _FAULTS as error:
+            _set_aside(workdir, step, f"its description cannot be read ({_reason(error)})")
 
 
 def restore_newest(
