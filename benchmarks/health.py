@@ -68,7 +68,6 @@ def judge(times: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
     """
     late = times > WARM_UP_SHARE * times[-1]
     first, second = np.array_split(sizes[late], 2)
-    slope = np.polyfit(times[late] / 60, sizes[late], 1)[0]
     chosen = np.unique(np.linspace(0, len(times) - 1, POINTS).astype(int))
     return {
         "seconds": float(times[-1]),
@@ -76,7 +75,6 @@ def judge(times: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
         "first_half_mib": float(np.median(first)),
         "second_half_mib": float(np.median(second)),
         "growth_mib": float(np.median(second) - np.median(first)),
-        "mib_per_minute": float(slope),
         "curve": [[round(float(times[i]), 1), round(float(sizes[i]), 1)] for i in chosen],
     }
 
@@ -84,14 +82,14 @@ def judge(times: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as plain text."""
     lines = [
-        f"{'what':<28}{'s':>7}{'peak MiB':>10}{'1st half':>10}{'2nd half':>10}{'MiB/min':>9}"
+        f"{'what':<28}{'s':>7}{'peak MiB':>10}{'1st half':>10}{'2nd half':>10}{'growth':>9}"
     ]
     lines.append("-" * len(lines[0]))
     for row in rows:
         lines.append(
             f"{row['name']:<28}{row['seconds']:>7.0f}{row['peak_mib']:>10.0f}"
             f"{row['first_half_mib']:>10.1f}{row['second_half_mib']:>10.1f}"
-            f"{row['mib_per_minute']:>9.2f}"
+            f"{row['growth_mib']:>9.2f}"
         )
     return "\n".join(lines)
 
