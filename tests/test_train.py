@@ -36,7 +36,15 @@ def read_state(workdir: Path, options: Config, step: int) -> TrainState:
     model = build_model(**dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     with_ema = options.optimizer.ema_decay > 0
-    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0, with_ema=with_ema))
+    template = jax.eval_shape(
+        lambda: create_state(
+            model,
+            optimizer,
+            seed=0,
+            with_ema=with_ema,
+            counts_skips=options.train.max_skipped_steps > 0,
+        )
+    )
     with checkpoint.open_checkpoints(workdir) as saved:
         mesh = parallel.make_mesh(jax.devices()[:1])
         return checkpoint.restore(saved, step, template, mesh)
@@ -59,6 +67,7 @@ def test_run_then_interrupted_run_end_with_the_same_bits(
     if options == "all":
         tiny_config.optimizer.ema_decay, tiny_config.optimizer.clip_norm = 0.9, 5.0
         tiny_config.train.micro_batches, tiny_config.train.remat = 2, True
+        tiny_config.train.max_skipped_steps, tiny_config.train.deterministic = 1, True
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     summary = train.train(tiny_config, straight)
 
