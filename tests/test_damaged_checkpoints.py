@@ -16,7 +16,6 @@ from bisenet_jax.errors import CheckpointError, DamagedCheckpointError, OutputEr
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.state import TrainState
 
-
 # Where several arrays fail, orbax looks at the first error only and drops the tasks of the others.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -101,7 +100,9 @@ def test_a_changed_score_is_damage(run):
 
 def test_scoring_names_what_is_damaged_and_moves_nothing(run):
     path = largest_file(run, 3)
-    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
     with checkpoint.open_checkpoints(run) as saved:
         with pytest.raises(
             DamagedCheckpointError, match="of step 3 is damaged .*checkpoints/3"
