@@ -78,7 +78,10 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
         OutputError: where this one cannot be written, or the one before could not be.
     """
     fields = _fields(state)
-    digests = {"arrays": _digest(fields, step, miou), "names": _digest_names(fields)}
+    digests: dict[str, Any] = {
+        "arrays": _digest(fields, step, miou),
+        "names": _digest_names(fields),
+    }
     with _writing(checkpoints):
         checkpoints.save_checkpointables_async(
             step,
@@ -100,6 +103,7 @@ def tidy(workdir: Path) -> None:
     for step in _steps(workdir):
         path = workdir / FOLDER / str(step)
         try:
+            json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
             orbax.checkpointables_metadata(str(path.absolute()))
             if (metrics := path / "metrics" / "metrics").exists():
                 float(json.loads(metrics.read_bytes())["miou"])
@@ -119,12 +123,13 @@ def restore_newest(
     """
     while steps := [found.step for found in checkpoints.checkpoints]:
         step, reason = steps[-1], ""
+        state: TrainState | None = None
         try:
             state = restore(checkpoints, step, template, mesh)
         except DamagedCheckpointError as error:
             reason = str(error)
         reasons = parallel.gather_arrays({"reason": np.frombuffer(reason.encode(), np.uint8)})
-        if not any(share["reason"].size for share in reasons):
+        if state is not None and not any(share["reason"].size for share in reasons):
             return state, step
         if distributed.is_first():
             _set_aside(workdir, step, reason or "another process cannot read it")
@@ -187,12 +192,13 @@ def restore(
         _fields(template),
     )
     try:
-        description = checkpoints.checkpointables_metadata(step)
-        held = description.metadata["state"]
+        held = checkpoints.checkpointables_metadata(step).metadata["state"]
         if held is None:
             raise ValueError("its description is missing")
         # Runs from before there were digests go on without.
-        digests = cast(dict, description.custom_metadata or {}).get("sha256")
+        # Read by ourselves: for orbax, a file that is no JSON holds nothing.
+        root = Path(str(checkpoints.directory)) / str(step) / "_CHECKPOINT_METADATA"
+        digests = (json.loads(root.read_bytes()).get("custom_metadata") or {}).get("sha256")
         if digests and digests["names"] != _digest_names(held):
             raise ValueError("its description was changed")
         _require_same_arrays(step, held, template)
@@ -252,7 +258,7 @@ def _digest(fields: PyTree, step: int, miou: float | None) -> str:
     digest = hashlib.sha256(f"{step} {miou!r}".encode())
     for leaf in jax.tree.leaves(fields):
         own = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-        digest.update(np.ascontiguousarray(own))
+        digest.update(np.ascontiguousarray(own).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -73,7 +73,7 @@ def keep_unless_finite(
         return jnp.where(is_good, after, before)
 
     kept = jax.tree.map(choose, old, new)
-    return kept.replace(skipped=old.skipped + jnp.where(is_good, 0, 1))
+    return kept.replace(skipped=jnp.asarray(old.skipped) + jnp.where(is_good, 0, 1))
 
 
 @jax.jit

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
+
+# Made at run time from its description.
+# pyrefly: ignore[missing-module-attribute]
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from bisenet_jax.errors import OutputError

@@ -70,7 +70,7 @@ def make_train_step(
             state = dataclasses.replace(state, ema=ema)
         if config.train.max_skipped_steps:
             state = keep_unless_finite(old, state, metrics)
-            metrics["skipped_steps"] = state.skipped.astype(jnp.float32)
+            metrics["skipped_steps"] = jnp.asarray(state.skipped, jnp.float32)
         return state, metrics
 
     return train_step
