@@ -255,6 +255,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="after which no more kills")
     parser.add_argument("--json", help="a file for all the figures")
+    # A shell in the background ignores Ctrl-C, and so would all starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = parser.parse_args()
     steps = arguments.steps or 15 * arguments.kills
     with tempfile.TemporaryDirectory(prefix="bisenet_jax_soak_") as folder:
