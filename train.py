@@ -8,12 +8,14 @@
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
 mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, step
 time, TFLOP/s, a validation picture, the trace of --profile). Several processes, on one host or
-many: docs/multi_host.md. Exit codes: 0 done, 2 something to mend, 130 interrupted.
+many: docs/multi_host.md. SIGTERM and SIGUSR1 save after the step at work and end the run.
+Exit codes: 0 done or so ended, 2 something to mend, 130 interrupted.
 """
 
 import dataclasses
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import config, config_file, distributed, parallel, program_cache
+from bisenet_jax import config, distributed, parallel, program_cache
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example, Source
 from bisenet_jax.data.loader import evaluation_examples
@@ -33,7 +35,7 @@ from bisenet_jax.data.sources import (
     open_source,
     open_training_source,
 )
-from bisenet_jax.errors import ConfigError, TrainingError
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores, scores
 from bisenet_jax.evaluation.protocol import protocol_of_training
@@ -42,7 +44,7 @@ from bisenet_jax.files import write_json
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.panels import comparison
-from bisenet_jax.training import checkpoint
+from bisenet_jax.training import checkpoint, finite
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from
 from bisenet_jax.training.logs import BOARD_FOLDER, open_log
 from bisenet_jax.training.losses import check_class_weights
@@ -50,6 +52,8 @@ from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.pace import Pace, Trace, step_flops
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
+from bisenet_jax.training.stop import Stop
+from bisenet_jax.training.workdir import claim
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.")
@@ -59,14 +63,6 @@ _PROFILE = flags.DEFINE_integer(
 )
 flags.adopt_module_key_flags(distributed)
 
-# What may differ between two starts of one run: nothing that changes its weights.
-FREE_KEYS = {
-    *("config.data.root", "config.data.workers", "config.data.threads"),
-    *("config.data.cache_dir", "config.data.prefetch_megabytes"),
-    *("config.train.log_every", "config.train.evaluate_every", "config.train.checkpoint_every"),
-    *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
-}
-
 
 def main() -> None:
     program_cache.keep_compiled_programs()
@@ -74,6 +70,11 @@ def main() -> None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
     options = config.validate(_CONFIG.value)
     summary = train(options, Path(_WORKDIR.value), profile=_PROFILE.value)
+    if summary["stopped_by"]:
+        print(
+            f"stopped by {summary['stopped_by']}, saved after step {summary['last_step']} of "
+            f"{summary['steps']}: the same command goes on from there"
+        )
     if _JSON.value and distributed.is_first():
         write_json(_JSON.value, summary)
 
@@ -92,26 +93,39 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
     # A run that goes on has its weights already.
     initial = None if start_step else read_initial_weights(options, model)
     trace = Trace(workdir / BOARD_FOLDER, start_step, profile, total_steps)
-    claim(workdir, options, has_begun=start_step > 0)
-
     optimizer = make_optimizer(options.optimizer, options.train.steps)
-    train_step = parallel.compile_train_step(make_train_step(model, optimizer, options), mesh)
+    exactly = options.train.deterministic
+    train_step = parallel.compile_train_step(
+        make_train_step(model, optimizer, options), mesh, deterministic=exactly
+    )
     normalization = Normalization(options.data.mean, options.data.std)
     protocol = protocol_of_training(options.augment.shrink)
     network = FastNetwork.of(model)
-    evaluate_step = make_evaluate_step(network, normalization, own_mesh, protocol)
+    evaluate_step = make_evaluate_step(
+        network, normalization, own_mesh, protocol, deterministic=exactly
+    )
 
     def start_state() -> TrainState:
-        with_ema = options.optimizer.ema_decay > 0
-        return create_state(model, optimizer, options.train.seed, with_ema=with_ema)
+        return create_state(
+            model,
+            optimizer,
+            options.train.seed,
+            with_ema=options.optimizer.ema_decay > 0,
+            counts_skips=options.train.max_skipped_steps > 0,
+        )
 
     began = time.monotonic()
     result: Scores | None = None
-    with checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved:
+    last_step = total_steps
+    with (
+        Stop(agree_every=options.train.log_every) as stop,
+        claim(workdir, options, start_step),
+        checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved,
+    ):
         if start_step:
-            print(f"resuming {workdir} after step {start_step} of {total_steps}")
             template = jax.eval_shape(start_state)
-            state = checkpoint.restore(saved, start_step, template, mesh)
+            state, start_step = checkpoint.restore_newest(saved, workdir, template, mesh)
+            print(f"resuming {workdir} after step {start_step} of {total_steps}")
         else:
             state = start_state()
             if initial is not None:
@@ -138,7 +152,11 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
             def report(step: int, metrics: Metrics, names: list[str]) -> None:
                 """Wait for a step's numbers, stop if they are none, show and log them."""
                 values = {name: float(value) for name, value in metrics.items()}
-                require_finite(step, values, names, checkpoint.latest_step(saved))
+                if values.get("skipped_steps", math.inf) > options.train.max_skipped_steps:
+                    finite.require_finite(step, values, names, checkpoint.latest_step(saved))
+                elif not finite.is_finite(values):
+                    bar.write(f"{finite.describe(step, values, names)}; skipped")
+                    log.write(step, "skipped", values)
                 speed = f"{pace.rates()['images_per_second']:.1f}"
                 bar.set_postfix(
                     {"loss": f"{values['loss']:.3f}", "images/s": speed}, refresh=False
@@ -151,7 +169,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
             # Order of a turn: batch, step, report of the step before, evaluate, save.
             unread: tuple[int, Metrics, list[str]] | None = None
             for step in range(start_step + 1, total_steps + 1):
-                batch = pace.wait_for(batches)
+                batch = pace.wait_for(batches, partial(tell_waiting, bar, options, step))
                 arrays = {name: batch[name] for name in ("image", "label", "size")}
                 with trace.of(step):
                     state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
@@ -163,11 +181,14 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                 unread = (step, metrics, batch["name"])
 
                 is_evaluated = step == total_steps or step % options.train.evaluate_every == 0
-                if not is_evaluated and step % options.train.checkpoint_every:
+                is_stopped = stop.is_due(step)
+                is_due = is_evaluated or is_stopped or not step % options.train.checkpoint_every
+                if not is_due:
                     continue
                 # What is saved was read first: no checkpoint holds a loss that is no number.
                 report(*unread)
                 unread, miou = None, None
+                finite.require_finite_state(step, state, checkpoint.latest_step(saved))
                 if is_evaluated:
                     result, picture = score(
                         network, evaluate_step, state, val_source, options, own_mesh
@@ -180,17 +201,25 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                     split = options.data.val_split
                     bar.write(f"step {step}: mIoU {100 * result.miou:.2f} % on {split}")
                     miou = None if math.isnan(result.miou) else result.miou
+                log.sync()
                 checkpoint.save(saved, state, step, miou)
+                if is_stopped:
+                    last_step = step
+                    break
                 pace.restart()
         batches.close()
-        if result is None:
+        if result is None and last_step == total_steps:
             print(f"{workdir} has made all its {total_steps} steps already")
             result, _ = score(network, evaluate_step, state, val_source, options, own_mesh)
     return {
-        "miou": None if math.isnan(result.miou) else result.miou,
-        "pixel_accuracy": None if math.isnan(result.pixel_accuracy) else result.pixel_accuracy,
+        "miou": None if result is None or math.isnan(result.miou) else result.miou,
+        "pixel_accuracy": None
+        if result is None or math.isnan(result.pixel_accuracy)
+        else result.pixel_accuracy,
         "steps": total_steps,
         "first_step": start_step + 1,
+        "last_step": last_step,
+        "stopped_by": stop.name if last_step < total_steps else None,
         "seconds": time.monotonic() - began,
     }
 
@@ -208,25 +237,6 @@ def check(options: config.Config, mesh: Mesh, own_mesh: Mesh) -> None:
     )
     micro_batch = options.train.batch_size // options.train.micro_batches
     parallel.require_divisible("batch_size / config.train.micro_batches", micro_batch, mesh)
-
-
-def claim(workdir: Path, options: config.Config, has_begun: bool) -> None:
-    """Make the workdir this run's; one of another configuration is refused."""
-    if (workdir / config_file.CONFIG_FILE).exists():
-        changed = config_file.differences(config_file.load(workdir), options)
-        changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS}
-        if changed:
-            listed = "; ".join(
-                f"{key} {old!r}, now {new!r}" for key, (old, new) in changed.items()
-            )
-            raise ConfigError(
-                f"{workdir} holds a run with another configuration ({listed}): repeat its "
-                "flags to resume it, or give another --workdir"
-            )
-    distributed.require_same_run(options, has_begun)
-    if distributed.is_first():
-        config_file.save(options, workdir)
-    distributed.require_shared(workdir / config_file.CONFIG_FILE)
 
 
 def score(
@@ -266,20 +276,14 @@ def score(
     return scores(evaluation.confusion), pictures[0] if pictures else None
 
 
-def require_finite(
-    step: int, values: dict[str, float], names: list[str], last_good: int | None
-) -> None:
-    """Stop a run whose numbers are none, with all that helps to find the cause."""
-    if all(math.isfinite(value) for value in values.values()):
-        return
-    parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    kept = (
-        "no checkpoint yet" if last_good is None else f"last good checkpoint: step {last_good}"
-    )
-    raise TrainingError(
-        f"step {step} is no longer finite ({parts}) on the images {', '.join(names)}; {kept}. "
-        "Lower config.optimizer.learning_rate, lengthen config.optimizer.warmup_steps, or look "
-        "at these images"
+def tell_waiting(bar: tqdm, options: config.Config, step: int, seconds: float) -> None:
+    """One line on what is waited for."""
+    data = options.data
+    where = f"{data.source} {data.root}".strip()
+    bar.write(
+        f"step {step}: waiting for {seconds:.0f} s for {options.train.batch_size} training "
+        f"frames of {where} ({data.workers} loader processes, {data.threads} threads each): "
+        "the disk or the network hangs, or is slow"
     )
 
 

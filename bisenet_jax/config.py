@@ -150,6 +150,10 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2  # the latest ones; the best one by mIoU is kept as well
     evaluate_batch_size: int = 4
+    # So many steps with a loss or gradient that is no number change nothing; one more stops
+    # the run. 0: the first does.
+    max_skipped_steps: int = 0
+    deterministic: bool = False  # the same bits on the same GPUs, slower: docs/training.md
     seed: int = 0
 
 
@@ -277,6 +281,7 @@ def validate(config: Config) -> Config:
             "config.train.checkpoint_every": (train.checkpoint_every, 1, math.inf),
             "config.train.keep_checkpoints": (train.keep_checkpoints, 1, math.inf),
             "config.train.evaluate_batch_size": (train.evaluate_batch_size, 1, math.inf),
+            "config.train.max_skipped_steps": (train.max_skipped_steps, 0, math.inf),
             "config.train.seed": (train.seed, 0, 2**31 - 1),
         }
     )

@@ -28,6 +28,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing or does not fit the configuration."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that was written whole and is no longer what was written."""
+
+
 class TrainingError(UserError):
     """A run that cannot go on, such as a loss that is no longer a number."""
 

@@ -68,7 +68,12 @@ def split_batch(arrays: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+# XLA then neither adds in an order that differs from run to run nor chooses its programs by
+# their speed of this moment. A CPU does neither anyway.
+_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+
+
+def compile_train_step(step: Callable, mesh: Mesh, *, deterministic: bool = False) -> Callable:
     """Jit `(state, batch) -> (state, metrics)`; the state's memory is used anew."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -77,14 +82,22 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
         donate_argnums=0,
         in_shardings=(everywhere, split),
         out_shardings=(everywhere, everywhere),
+        compiler_options=_DETERMINISTIC if deterministic else None,
     )
 
 
-def compile_evaluate_step(step: Callable, mesh: Mesh) -> Callable:
+def compile_evaluate_step(
+    step: Callable, mesh: Mesh, *, deterministic: bool = False
+) -> Callable:
     """Jit `(variables, batch) -> (confusion, labels)`, both by image; nothing is donated."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(step, in_shardings=(everywhere, split), out_shardings=(split, split))
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, split),
+        out_shardings=(split, split),
+        compiler_options=_DETERMINISTIC if deterministic else None,
+    )
 
 
 def gather_arrays(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -232,7 +232,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, lost):
     path.rename(tmp_path / "lost")
     with checkpoint.open_checkpoints(tmp_path) as checkpoints:
         with pytest.raises(
-            CheckpointError, match="step 1 cannot be read; delete .*checkpoints/1 to go on"
+            CheckpointError,
+            match="step 1 is damaged and cannot be read .*checkpoints/1 may be deleted",
         ):
             checkpoint.restore(checkpoints, 1, small_state(0), parallel.make_mesh())
 

@@ -135,14 +135,14 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(
     tiny_config.train.steps, tiny_config.train.evaluate_every = 3, 3
     # Without a step size nothing but the statistics can move.
     tiny_config.optimizer.learning_rate = 0.0
-    real_report = train.require_finite
+    real_report = train.finite.require_finite
 
     def cut_off(step, *rest):
         real_report(step, *rest)
         if step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "require_finite", cut_off)
+    monkeypatch.setattr(train.finite, "require_finite", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train.train(tiny_config, workdir)
     monkeypatch.undo()

@@ -1,7 +1,9 @@
 """The two logs of a run, read back: lines as JSON, the board as TensorBoard's own records."""
 
+import gc
 import io
 import json
+import resource
 import struct
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from bisenet_jax.errors import OutputError
 from bisenet_jax.training.logs import LOG_FILE, open_log, read_log
 
 
@@ -110,3 +113,21 @@ def test_a_failed_run_leaves_whole_logs(tmp_path):
     assert len(read_log(tmp_path / LOG_FILE)) == 1
     assert board_points(tmp_path) == [("train/loss", 10, 1.0)]
     assert log.lines.closed
+
+
+# tensorboardX leaves a file open that cannot be flushed, and so does the interpreter.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_told_and_does_not_wait_for_ever(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError, match="log .* cannot be written .File too large.*room"):
+            with open_log(tmp_path, start_step=0) as log:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+                for step in range(1000):
+                    log.write(step, "train", {"loss": 1.0, "learning_rate": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()
+    # Whole lines are read back, and the run goes on from them.
+    steps = [line["step"] for line in read_log(tmp_path / LOG_FILE)]
+    assert steps and steps == list(range(len(steps)))

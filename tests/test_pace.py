@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def test_rates(monkeypatch):
 
     speed, source = Pace(batch_size=8, step_flops=3 * 10**12, began=100.0), batches()
     for _ in range(4):
-        speed.wait_for(source)
+        speed.wait_for(source, lambda _: None)
         clock[0] += 1.5  # of work
     assert speed.rates() == {
         "images_per_second": 4.0,
@@ -46,7 +47,7 @@ def test_rates(monkeypatch):
         "teraflops_per_second": 1.5,
     }
     speed.restart()
-    speed.wait_for(source)
+    speed.wait_for(source, lambda _: None)
     assert speed.rates()["wait_share"] == 1 and speed.rates()["images_per_second"] == 16
 
 
@@ -120,3 +121,25 @@ def test_a_run_too_short_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(message) + ".* has 5 left; trace fewer"):
         Trace(tmp_path, 95, 4, 100)
     Trace(tmp_path, 93, 4, 100)
+
+
+def test_a_batch_that_does_not_come_is_told(monkeypatch):
+    monkeypatch.setattr(pace, "PATIENCE", 0.02)
+    told, has_come = [], threading.Event()
+
+    def complain(seconds: float) -> None:
+        told.append(seconds)
+        if len(told) == 3:
+            has_come.set()
+
+    def batches():
+        yield {"quick": 1}
+        assert has_come.wait(60)
+        yield {"slow": 1}
+
+    speed, source = Pace(1, 1), batches()
+    assert speed.wait_for(source, complain) == {"quick": 1}
+    before = threading.active_count()
+    assert speed.wait_for(source, complain) == {"slow": 1}
+    assert told[:3] == pytest.approx([0.02, 0.04, 0.06])
+    assert threading.active_count() == before

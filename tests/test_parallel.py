@@ -88,3 +88,21 @@ def test_evaluate_step_keeps_its_variables(mesh):
     np.testing.assert_array_equal(labels, [0, 3, 6, 9])
     assert len({str(shard.index) for shard in labels.addressable_shards}) == mesh.size
     assert not variables.is_deleted()
+
+
+def test_deterministic_reaches_the_compiler(monkeypatch):
+    asked, jit = [], jax.jit
+
+    def watched_jit(function, **options):
+        asked.append(options["compiler_options"])
+        return jit(function, **options)
+
+    monkeypatch.setattr(parallel.jax, "jit", watched_jit)
+    mesh = parallel.make_mesh()
+    for deterministic in (False, True):
+        for compile_step in (parallel.compile_train_step, parallel.compile_evaluate_step):
+            step = compile_step(lambda x, y: (x, y), mesh, deterministic=deterministic)
+    assert asked == [None, None, *[{"xla_gpu_deterministic_ops": True}] * 2]
+    # XLA knows the option, on every backend.
+    x = np.arange(mesh.size)
+    np.testing.assert_array_equal(step(x, parallel.split_batch(x, mesh))[1], x)

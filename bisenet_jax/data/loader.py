@@ -5,6 +5,7 @@ number of processes and the step a run resumes at change no batch.
 """
 
 import atexit
+import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -190,6 +191,9 @@ def _in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
 def _follow_parent(index: int, count: int) -> None:
     del index, count
     follow_parent()
+    # Schedulers send these to all processes; the run decides when its frames end.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 _OPEN_STREAMS: WeakSet[Generator[Any, None, None]] = WeakSet()

@@ -50,7 +50,12 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluate_step(
-    network: Network, normalization: Normalization, mesh: Mesh, protocol: Protocol | None = None
+    network: Network,
+    normalization: Normalization,
+    mesh: Mesh,
+    protocol: Protocol | None = None,
+    *,
+    deterministic: bool = False,
 ) -> EvaluateStep:
     """The compiled `(variables, batch) -> (confusion, labels)` of one protocol.
 
@@ -66,7 +71,7 @@ def make_evaluate_step(
         confusion = confusion_matrix_per_image(batch["label"], predictions, network.num_classes)
         return confusion, predictions
 
-    return parallel.compile_evaluate_step(evaluate_step, mesh)
+    return parallel.compile_evaluate_step(evaluate_step, mesh, deterministic=deterministic)
 
 
 def evaluate(

@@ -1,26 +1,34 @@
 """Checkpoints of the training state, the only file that knows orbax.
 
 The latest few are kept, and the best one by mIoU. A checkpoint appears under its final name
-only when it is complete.
+only when it is complete, and holds a digest of its numbers: orbax itself gives changed ones
+back without a word.
 """
 
+import hashlib
+import json
+import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as orbax
 
-from bisenet_jax.errors import CheckpointError
+from bisenet_jax import distributed, parallel
+from bisenet_jax.errors import CheckpointError, DamagedCheckpointError, OutputError
 from bisenet_jax.training.state import TrainState
 
 PyTree = Any
-Metrics = dict[str, Any]
 Checkpoints = orbax.training.Checkpointer
 
 FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged_checkpoints"
+# What orbax and tensorstore raise for files that are not as they should be, or cannot be.
+_FAULTS = (OSError, ValueError, KeyError, TypeError)
 
 
 @contextmanager
@@ -45,27 +53,98 @@ def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Generator[Che
         raise CheckpointError(f"{folder} does not exist: give the --workdir of a train.py run")
     # orbax's own policies do not match the protocol that it declares for them.
     fitting = cast(policies.PreservationPolicy | None, policy)
-    with orbax.training.Checkpointer(str(folder), preservation_policy=fitting) as checkpoints:
+    try:
+        checkpoints = orbax.training.Checkpointer(str(folder), preservation_policy=fitting)
+    except _FAULTS as error:
+        raise CheckpointError(
+            f"{folder} cannot be opened ({_reason(error)}): one of its checkpoints is damaged; "
+            "train.py sets it aside when it goes on in this --workdir"
+        ) from error
+    try:
         yield checkpoints
+    except BaseException:
+        # What ended the block comes first; a last write that fails leaves no checkpoint.
+        with suppress(*_FAULTS):
+            checkpoints.close()
+        raise
+    with _writing(checkpoints):
+        checkpoints.close()
 
 
 def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | None) -> None:
-    """Start writing the state in the background; the state may be donated at once."""
-    metrics: Metrics | None = None if miou is None else {"miou": miou}
-    arrays = {"state": _fields(state)}
-    checkpoints.save_checkpointables_async(step, arrays, force=True, metrics=metrics)
+    """Start writing the state in the background; the state may be donated at once.
+
+    Raises:
+        OutputError: where this one cannot be written, or the one before could not be.
+    """
+    fields = _fields(state)
+    digests: dict[str, Any] = {
+        "arrays": _digest(fields, step, miou),
+        "names": _digest_names(fields),
+    }
+    with _writing(checkpoints):
+        checkpoints.save_checkpointables_async(
+            step,
+            {"state": fields},
+            force=True,
+            metrics=None if miou is None else {"miou": miou},
+            custom_metadata={"sha256": digests},
+        )
+
+
+def tidy(workdir: Path) -> None:
+    """Remove what was cut off in writing, set aside what would keep orbax from opening.
+
+    Only for the one process that writes, before it opens the checkpoints.
+    """
+    for path in _entries(workdir):
+        if ".orbax-checkpoint-tmp" in path.name:
+            shutil.rmtree(path, ignore_errors=True)
+    for step in _steps(workdir):
+        path = workdir / FOLDER / str(step)
+        try:
+            json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+            orbax.checkpointables_metadata(str(path.absolute()))
+            if (metrics := path / "metrics" / "metrics").exists():
+                float(json.loads(metrics.read_bytes())["miou"])
+        except _FAULTS as error:
+            _set_aside(workdir, step, f"its description cannot be read ({_reason(error)})")
+
+
+def restore_newest(
+    checkpoints: Checkpoints, workdir: Path, template: TrainState, mesh: Mesh
+) -> tuple[TrainState, int]:
+    """The newest good checkpoint and its step; damaged ones are named and set aside.
+
+    Every process must call it.
+
+    Raises:
+        CheckpointError: when no good one is left, or the newest is of another network.
+    """
+    while steps := [found.step for found in checkpoints.checkpoints]:
+        step, reason = steps[-1], ""
+        state: TrainState | None = None
+        try:
+            state = restore(checkpoints, step, template, mesh)
+        except DamagedCheckpointError as error:
+            reason = str(error)
+        reasons = parallel.gather_arrays({"reason": np.frombuffer(reason.encode(), np.uint8)})
+        if state is not None and not any(share["reason"].size for share in reasons):
+            return state, step
+        if distributed.is_first():
+            _set_aside(workdir, step, reason or "another process cannot read it")
+        parallel.gather_arrays({})
+        checkpoints.reload()
+    raise CheckpointError(
+        f"{workdir} has no good checkpoint left: the damaged ones are in "
+        f"{workdir / DAMAGED_FOLDER}; the same command now starts from the first step"
+    )
 
 
 def steps_made(workdir: Path) -> int:
     """The step of a run's newest checkpoint, or 0."""
     # Not opened: orbax then waits for all processes, which may not agree yet.
-    folder = workdir / FOLDER
-    if not folder.is_dir():
-        return 0
-    # Unfinished ones have other names.
-    return max(
-        (int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0
-    )
+    return max(_steps(workdir), default=0)
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
@@ -101,6 +180,7 @@ def restore(
         mesh: where to put it.
 
     Raises:
+        DamagedCheckpointError: when it is no longer what was written.
         CheckpointError: when the step is absent or holds another tree of arrays.
     """
     there = [found.step for found in checkpoints.checkpoints]
@@ -115,14 +195,75 @@ def restore(
         held = checkpoints.checkpointables_metadata(step).metadata["state"]
         if held is None:
             raise ValueError("its description is missing")
+        # Runs from before there were digests go on without.
+        # Read by ourselves: for orbax, a file that is no JSON holds nothing.
+        root = Path(str(checkpoints.directory)) / str(step) / "_CHECKPOINT_METADATA"
+        digests = (json.loads(root.read_bytes()).get("custom_metadata") or {}).get("sha256")
+        if digests and digests["names"] != _digest_names(held):
+            raise ValueError("its description was changed")
         _require_same_arrays(step, held, template)
         fields = checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+        if digests and digests["arrays"] != _digest(fields, step, miou_of(checkpoints, step)):
+            raise ValueError("its numbers were changed")
         return TrainState(**fields)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(
-            f"the checkpoint of step {step} cannot be read; delete "
-            f"{checkpoints.directory / str(step)} to go on from an earlier one"
+    except _FAULTS as error:
+        raise DamagedCheckpointError(
+            f"the checkpoint of step {step} is damaged and cannot be read ({_reason(error)}): "
+            "train.py goes on from an earlier one; "
+            f"{checkpoints.directory / str(step)} may be deleted"
         ) from error
+
+
+@contextmanager
+def _writing(checkpoints: Checkpoints) -> Generator[None]:
+    try:
+        yield
+    except _FAULTS as error:
+        folder = Path(str(checkpoints.directory))
+        there = _steps(folder.parent)
+        last = (
+            f"the last good one, of step {max(there)}, is whole" if there else "none is there"
+        )
+        raise OutputError(
+            f"no checkpoint can be written to {folder} ({_reason(error)}): {last}; make room "
+            "or give leave there, then the same command goes on"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+def _entries(workdir: Path) -> list[Path]:
+    folder = workdir / FOLDER
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _steps(workdir: Path) -> list[int]:
+    # Unfinished ones have other names.
+    return [int(path.name) for path in _entries(workdir) if path.name.isdecimal()]
+
+
+def _set_aside(workdir: Path, step: int, reason: str) -> None:
+    """Move a checkpoint to where it is found by nobody but people."""
+    place = workdir / DAMAGED_FOLDER / str(step)
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(exist_ok=True)
+    (workdir / FOLDER / str(step)).rename(place)
+    print(f"skipping the checkpoint of step {step}, now in {place}: {reason}")
+
+
+def _digest(fields: PyTree, step: int, miou: float | None) -> str:
+    """SHA-256 of a checkpoint's numbers, to the bit."""
+    digest = hashlib.sha256(f"{step} {miou!r}".encode())
+    for leaf in jax.tree.leaves(fields):
+        own = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+        digest.update(np.ascontiguousarray(own).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _digest_names(tree: PyTree) -> str:
+    return hashlib.sha256(json.dumps(_describe(tree)).encode()).hexdigest()
 
 
 def _fields(state: TrainState) -> dict[str, PyTree]:

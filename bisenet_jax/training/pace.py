@@ -1,8 +1,9 @@
 """How fast a run goes: images, waiting and arithmetic each second, and traces of steps."""
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bisenet_jax.model.bisenetv2 import BiSeNetV2
 
 # A trace leaves out the steps that compile, fill queues and settle the memory.
 WARM_UP = 3
+# Seconds after which waiting for a batch is told.
+PATIENCE = 30.0
 
 
 def step_flops(model: BiSeNetV2, options: Config) -> int:
@@ -48,10 +51,17 @@ class Pace:
     waited: float = 0.0
     steps: int = 0
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch."""
+    def wait_for(self, batches: Iterator[Batch], complain: Callable[[float], object]) -> Batch:
+        """The next batch.
+
+        Args:
+            batches: of the loader.
+            complain: called, in another thread, after each PATIENCE seconds of waiting with
+                their number so far.
+        """
         asked = time.monotonic()
-        batch = next(batches)
+        with _watch(complain):
+            batch = next(batches)
         self.waited += time.monotonic() - asked
         self.steps += 1
         return batch
@@ -68,6 +78,25 @@ class Pace:
 
     def restart(self) -> None:
         self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+
+
+@contextmanager
+def _watch(complain: Callable[[float], object]) -> Generator[None]:
+    done = threading.Event()
+
+    def watch() -> None:
+        waited = PATIENCE
+        while not done.wait(PATIENCE):
+            complain(waited)
+            waited += PATIENCE
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class Trace:

@@ -45,8 +45,15 @@ def restore_run(workdir: Path, options: Config, wish: str, mesh: Mesh) -> Restor
     class_set = find_class_set(options.data.classes)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
-    with_ema = options.optimizer.ema_decay > 0
-    template = jax.eval_shape(lambda: create_state(model, optimizer, seed=0, with_ema=with_ema))
+    template = jax.eval_shape(
+        lambda: create_state(
+            model,
+            optimizer,
+            seed=0,
+            with_ema=options.optimizer.ema_decay > 0,
+            counts_skips=options.train.max_skipped_steps > 0,
+        )
+    )
     with checkpoint.open_checkpoints(workdir) as saved:
         step = _find_step(saved, wish, workdir)
         state = checkpoint.restore(saved, step, template, mesh)

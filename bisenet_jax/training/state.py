@@ -24,6 +24,8 @@ class TrainState:
         batch_stats: running mean and variance of every batch norm, float32.
         opt_state: of the optimiser.
         ema: exponential moving average of `variables`, float32, or None where it is off.
+        skipped: how many steps changed nothing, their numbers being none, `int32`, or None
+            where they stop the run.
     """
 
     step: jax.Array
@@ -31,6 +33,7 @@ class TrainState:
     batch_stats: PyTree
     opt_state: PyTree
     ema: PyTree = None
+    skipped: jax.Array | None = None
 
     @property
     def variables(self) -> PyTree:
@@ -54,6 +57,7 @@ def create_state(
     seed: int,
     *,
     with_ema: bool = False,
+    counts_skips: bool = False,
 ) -> TrainState:
     """The state at step 0, boosters included; a pure function of its arguments."""
     images = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), jnp.float32)
@@ -64,6 +68,7 @@ def create_state(
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         ema=_copy(variables) if with_ema else None,
+        skipped=jnp.zeros((), jnp.int32) if counts_skips else None,
     )
 
 

@@ -11,6 +11,7 @@ from bisenet_jax.config import Config
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.augment import augment
+from bisenet_jax.training.finite import keep_unless_finite
 from bisenet_jax.training.gradients import make_gradients
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_schedule, move_ema
@@ -55,7 +56,7 @@ def make_update(
 
     Takes normalised crops `[B, H, W, 3] float32` and their labels `[B, H, W]`. Metrics are
     float32 scalars: `loss`, its part of each head, `learning_rate`, `gradient_norm` (before
-    clipping).
+    clipping), and with `max_skipped_steps` how many `skipped_steps` there were so far.
     """
     check_class_weights(config.loss, model.num_classes)
     schedule = make_schedule(config.optimizer, config.train.steps)
@@ -73,16 +74,21 @@ def make_update(
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.tree.norm(gradients),
         }
+        old = state
         state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
             ema=state.ema,
+            skipped=state.skipped,
         )
         if config.optimizer.ema_decay:
             ema = move_ema(state.ema, state.variables, state.step, config.optimizer.ema_decay)
             state = dataclasses.replace(state, ema=ema)
+        if config.train.max_skipped_steps:
+            state = keep_unless_finite(old, state, metrics)
+            metrics["skipped_steps"] = jnp.asarray(state.skipped, jnp.float32)
         return state, metrics
 
     return update

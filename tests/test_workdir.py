@@ -1,0 +1,71 @@
+"""A workdir belongs to one run at a time, until that run ends in whatever way."""
+
+import errno
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bisenet_jax.errors import ConfigError, OutputError
+from bisenet_jax.training import checkpoint, workdir
+from bisenet_jax.training.workdir import LOCK_FILE, claim
+
+
+def test_a_second_run_is_refused_while_the_first_lives(tmp_path, tiny_config):
+    with claim(tmp_path, tiny_config, 0):
+        with pytest.raises(
+            ConfigError, match=r"another run is at work in .* \(process \d+ on .*\): wait"
+        ):
+            with claim(tmp_path, tiny_config, 0):
+                pass
+    with claim(tmp_path, tiny_config, 0):
+        pass
+
+
+def test_the_kernel_frees_the_folder_of_a_killed_run(tmp_path, tiny_config):
+    script = (
+        "import fcntl, sys, time\n"
+        "file = open(sys.argv[1], 'a+')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / LOCK_FILE], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another run is at work"):
+            with claim(tmp_path, tiny_config, 0):
+                pass
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with claim(tmp_path, tiny_config, 0):
+        pass
+
+
+def test_a_run_that_ended_between_look_and_lock_is_seen(tmp_path, tiny_config):
+    (tmp_path / checkpoint.FOLDER / "4").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="has ended this moment; start again"):
+        with claim(tmp_path, tiny_config, 2):
+            pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, tiny_config, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", refuse)
+    with claim(tmp_path, tiny_config, 0):
+        assert "cannot be locked (No locks available): start no second" in (
+            capsys.readouterr().out
+        )
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, tiny_config):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OutputError, match=r"file/run/lock cannot be written .*another --workdir"
+    ):
+        with claim(tmp_path / "file" / "run", tiny_config, 0):
+            pass
