@@ -14,6 +14,7 @@ from typing import Any
 from bisenet_jax.errors import ConfigError
 
 STRIDE = 32
+_LARGEST = 2**53  # up to here float64 tells whole numbers apart
 SOURCES = ("synthetic", "folder", "cityscapes", "camvid", "coco_stuff")
 
 
@@ -286,11 +287,22 @@ def validate(config: Config) -> Config:
 def _check_types(section: Any, prefix: str) -> None:
     for name, hint in typing.get_type_hints(type(section)).items():
         value, dotted = getattr(section, name), f"{prefix}.{name}"
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
             _check_types(value, dotted)
         elif not _fits(value, hint):
             readable = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
             raise ConfigError(f"{dotted} {value!r} must be of type {readable}")
+        elif not _is_number_to_compute_with(value):
+            raise ConfigError(
+                f"{dotted} {value!r} must be finite, and not beyond {_LARGEST:,} on either side"
+            )
+
+
+def _is_number_to_compute_with(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_number_to_compute_with, value))
+    # nan lies nowhere.
+    return not isinstance(value, int | float) or -_LARGEST <= value <= _LARGEST
 
 
 def _fits(value: Any, hint: Any) -> bool:
