@@ -195,7 +195,7 @@ def _make_pictures(folder: Path) -> tuple[list[Path], Read]:
     from bisenet_jax import media
 
     paths = _pictures(folder, (".png", ".jpg", ".webp", ".bmp", ".tif"))
-    deep = Image.fromarray((np.asarray(_photo())[..., 0].astype("u2") * 257), "I;16")
+    deep = Image.fromarray(np.asarray(_photo())[..., 0].astype("u2") * 257)
     paths += [_save(deep, folder / "deep.png"), _save(deep, folder / "deep.tif")]
     paths.append(_save(_photo(), folder / "packed.tif", compression="tiff_lzw"))
     paths.append(_save(_photo(), folder / "whole.webp", lossless=True))

@@ -220,7 +220,7 @@ def validate(config: Config) -> Config:
             raise ConfigError(
                 f"config.augment.crop_{name} {size} must be a positive multiple of {unit} "
                 f"({STRIDE} times config.augment.shrink), such as "
-                f"{max(unit, round(size / unit) * unit)}"
+                f"{max(unit, (size + unit // 2) // unit * unit)}"
             )
     if not augment.scales or min(augment.scales) <= 0:
         raise ConfigError(
@@ -281,6 +281,7 @@ def validate(config: Config) -> Config:
             "config.train.seed": (train.seed, 0, 2**31 - 1),
         }
     )
+    _check_numbers(config, "config")
     return config
 
 
@@ -292,6 +293,13 @@ def _check_types(section: Any, prefix: str) -> None:
         elif not _fits(value, hint):
             readable = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
             raise ConfigError(f"{dotted} {value!r} must be of type {readable}")
+
+
+def _check_numbers(section: Any, prefix: str) -> None:
+    for field_ in dataclasses.fields(section):
+        value, dotted = getattr(section, field_.name), f"{prefix}.{field_.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, dotted)
         elif not _is_number_to_compute_with(value):
             raise ConfigError(
                 f"{dotted} {value!r} must be finite, and not beyond {_LARGEST:,} on either side"

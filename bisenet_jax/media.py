@@ -8,9 +8,7 @@ import glob
 import io
 import os
 import re
-import struct
 import threading
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +30,6 @@ DEFAULT_RATE = 25.0  # frames a second where a video or a camera names none
 # How mp4 and mov begin, behind four bytes of length.
 _ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-# What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -256,7 +252,9 @@ def _read_picture(
         raise PictureSizeError(
             f"{name}: has more than {MAX_PIXELS:,} pixels; make it smaller"
         ) from error
-    except _DAMAGE as error:
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files raise a dozen classes
         raise DataError(
             f"{name}: cannot be read ({error}); fetch or export it again"
         ) from error

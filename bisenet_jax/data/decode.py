@@ -26,6 +26,7 @@ MAX_BYTES = 2**29  # of its file; as many pixels of 16 bits, not compressed, tak
 # What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(TypeError, LookupError, OverflowError, AttributeError, RuntimeError, MemoryError),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 _COLOUR_MODES = ("RGB", "L", "1", "P", "CMYK")

@@ -60,7 +60,9 @@ def open_zip(path: Path) -> Generator[Archive, None, None]:
             "it again: without a login the server answers with a web page"
         ) from error
     with file:
-        sizes = {info.filename: info.file_size for info in file.infolist() if not info.is_dir()}
+        # A name may be empty, which is_dir cannot bear.
+        members = [info for info in file.infolist() if info.filename and not info.is_dir()]
+        sizes = {info.filename: info.file_size for info in members}
         yield Archive(path, sizes, file.open)
 
 

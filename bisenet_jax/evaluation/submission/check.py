@@ -186,6 +186,9 @@ def _check_names(
     """The files of each frame by its image id."""
     frames: defaultdict[str, list[zipfile.ZipInfo]] = defaultdict(list)
     for info in members:
+        if not info.filename:
+            flaws["name"]["(no name)"] = ""
+            continue
         path = PurePosixPath(info.filename)
         leaves = path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename
         if leaves or re.match("[A-Za-z]:", info.filename):
