@@ -29,7 +29,7 @@ from bisenet_jax.errors import ConfigError, UserError
 from bisenet_jax.files import write_json
 
 MEMORY = 2**31  # bytes that a reader may take beyond what the process has when it is ready
-CASE_SECONDS = 20.0  # for one file; a busy machine is slow
+CASE_SECONDS = 60.0  # for one file; a busy machine is slow
 START_SECONDS = 120.0  # for imports and samples
 READ, REFUSED = "read", "refused"
 
@@ -81,8 +81,7 @@ def fuzz(
     """
     outcomes: Counter[str] = Counter()
     bugs: list[dict[str, Any]] = []
-    file, deadline = 0, time.monotonic() + seconds
-    is_over = False
+    file, deadline, is_over = 0, None, False
     while not is_over:
         command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind]
         command += ["--seed", str(seed), "--first", str(file)]
@@ -94,6 +93,7 @@ def fuzz(
                 outcome = _next_line(child, patience)
                 if outcome == "ready":
                     patience = CASE_SECONDS
+                    deadline = deadline or time.monotonic() + seconds
                     continue
                 if patience == START_SECONDS:
                     raise RuntimeError(f"the reader of {kind} does not start: {outcome}")
@@ -101,7 +101,7 @@ def fuzz(
                 if outcome not in (READ, REFUSED):
                     bugs.append({"file": file, "outcome": outcome})
                 file += 1
-                is_over = time.monotonic() > deadline if cases is None else file >= cases
+                is_over = file >= cases if cases else time.monotonic() > (deadline or 0)
                 if is_over or outcome.startswith(("hangs", "ends")):
                     break
         finally:

@@ -154,7 +154,9 @@ def _change_member(content: bytes, random: Random) -> bytes:
     name, data = members[which]
     way = random.integers(5)
     if way == 0:
-        data = bytes(int(random.choice([10**3, 10**6, 10**8])))  # packs a thousand times smaller
+        data = bytes(
+            int(random.choice([10**3, 10**6, 10**8]))
+        )  # packs a thousand times smaller
     elif way == 1:
         data = re.sub(rb"\d+", lambda _: b"%d" % random.integers(2**40), data, count=3)
     elif way == 2:

@@ -68,7 +68,9 @@ def legal_keys(section: type = Config, prefix: str = "config") -> list[str]:
 
 def _build(section: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"{prefix} {values!r} must be a table of fields, such as train.py writes")
+        raise ConfigError(
+            f"{prefix} {values!r} must be a table of fields, such as train.py writes"
+        )
     hints = typing.get_type_hints(section)
     unknown = sorted(set(values) - set(hints))
     if unknown:

@@ -1,5 +1,4 @@
-"""What a weights file says of its network, as JSON values and back; nothing is believed unseen.
-"""
+"""What a weights file says of its network, as JSON values and back; nothing is believed unseen."""
 
 import dataclasses
 import math

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from bisenet_jax.errors import WeightsError
@@ -134,7 +134,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as file:
             _require_bytes(path, sum(member.file_size for member in file.infolist()))
             return {
-                member.filename.removesuffix(".npy"): _read_npy(file.read(member))
+                member.filename.removesuffix(".npy"): _read_npy(path, file.read(member))
                 for member in file.infolist()
             }
     except WeightsError:
@@ -143,7 +143,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} cannot be read ({error}); fetch it again") from error
 
 
-def _read_npy(data: bytes) -> np.ndarray:
+def _read_npy(path: Path, data: bytes) -> np.ndarray:
     """The array in a member, whose header may promise more than there is."""
     file = BytesIO(data)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -151,6 +151,11 @@ def _read_npy(data: bytes) -> np.ndarray:
     if version not in readers:
         raise ValueError(f"its arrays are of version {version}, which only odd names need")
     shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise WeightsError(
+            f"{path} cannot be read without running code: it holds an array of Python objects; "
+            "save arrays of numbers alone"
+        )
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"an array of {shape} {dtype} has {len(data) - file.tell()} bytes")
     file.seek(0)

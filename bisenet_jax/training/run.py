@@ -84,9 +84,7 @@ def _find_step(saved: checkpoint.Checkpoints, wish: str, workdir: Path) -> int:
             )
         return step
     if not wish.isdecimal():
-        raise ConfigError(
-            f"checkpoint {wish!r} must be best, latest or a step, such as 1000"
-        )
+        raise ConfigError(f"checkpoint {wish!r} must be best, latest or a step, such as 1000")
     return int(wish)
 
 
