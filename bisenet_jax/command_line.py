@@ -58,6 +58,15 @@ def run(
     except (flags.Error, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # Of a path that somebody gave: too long, or closed to this user.
+        print(
+            f"error: {error.filename}: {error.strerror}; check the path and its permissions",
+            file=sys.stderr,
+        )
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -1,4 +1,4 @@
-"""What a weights file says of its network, as JSON values and back; nothing is believed unseen."""
+"""What a weights file says of its network, to JSON values and back; nothing is believed."""
 
 import dataclasses
 import math

@@ -252,6 +252,7 @@ MISTAKES: dict[str, list[str] | Callable[[Stage], Any]] = {
     "a configuration that is not there": ["--config", "nowhere.py"],
     "neither configuration nor run": lambda s: command_line.read_config(None, None),
     "an output that lies in a file": lambda s: write_json(s.file("a", "") / "b.json", {}),
+    "a path that is too long": lambda s: segmenter.load("x" * 5000),
     "the reader of the output leaves": leave_early,
     "a value of another type": lambda s: validate(Config(train=TrainConfig(steps="ten"))),
     "a value out of range": lambda s: validate(
