@@ -85,7 +85,10 @@ def fuzz(
     while not is_over:
         command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind]
         command += ["--seed", str(seed), "--first", str(file)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        # Without a buffer: in one, lines would lie that select cannot see.
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
         assert child.stdout is not None
         patience = START_SECONDS
         try:
