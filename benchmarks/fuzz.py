@@ -116,8 +116,12 @@ def fuzz(
 
 def _next_line(child: subprocess.Popen[bytes], patience: float) -> str:
     assert child.stdout is not None
-    if not select.select([child.stdout], [], [], patience)[0]:
-        return f"hangs for {patience:g} s"
+    waits = 0
+    # In short waits: where this process was stopped for a while, the reader was as well.
+    while not select.select([child.stdout], [], [], 1.0)[0]:
+        waits += 1
+        if waits >= patience:
+            return f"hangs for {patience:g} s"
     line = child.stdout.readline().decode().strip()
     return line or f"ends the process with {child.wait()}"
 
