@@ -46,7 +46,7 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError, KeyError, TypeError, ValueError: for what no description has.
     """
     scored = metadata["score"]
-    known = {
+    known: dict[str, Any] = {
         "model": _build_model(metadata["model"]),
         "class_set": ClassSet(**_tuples(metadata["class_set"])),
         "normalization": Normalization(**_tuples(metadata["normalization"])),

@@ -89,7 +89,7 @@ def _matrix(
         return None
     if values.kind not in _DTYPES:
         raise ValueError(f"its numbers are of the unknown type {values.kind}")
-    dtype = np.dtype(_DTYPES[values.kind]).newbyteorder(order)
+    dtype = np.dtype(order + _DTYPES[values.kind])
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(values.content):
         raise ValueError(f"a matrix of {shape} has {len(values.content)} bytes of {dtype}")
     return np.frombuffer(values.content, dtype).reshape(shape, order="F")
