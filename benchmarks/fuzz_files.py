@@ -382,13 +382,10 @@ def _make_videos(folder: Path) -> tuple[list[Path], Read]:
     from bisenet_jax import media
 
     paths = [folder / "drive.mp4", folder / "drive.avi"]
-    import cv2
-
-    for path, code in zip(paths, ("mp4v", "MJPG"), strict=True):
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 10, (64, 48))
-        for shade in range(12):
-            writer.write(np.full((48, 64, 3), 20 * shade, np.uint8))
-        writer.release()
+    for path in paths:
+        with media.open_video_writer(path, 10, 48, 64) as append:
+            for shade in range(12):
+                append(np.full((48, 64, 3), 20 * shade, np.uint8))
 
     def read(path: Path) -> None:
         with media.open_video(path) as video:
