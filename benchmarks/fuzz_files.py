@@ -1,5 +1,6 @@
 """The files that `benchmarks.fuzz` damages, who reads them, and the ways to damage one."""
 
+import copy
 import io
 import json
 import math
@@ -98,7 +99,7 @@ def _change_node(tree: Any, random: Random) -> None:
         elif way == 1 and isinstance(node, dict):
             node[f"{key}x"] = node.pop(key)
         else:
-            node[key] = ODD_VALUES[int(random.integers(len(ODD_VALUES)))]
+            node[key] = copy.deepcopy(ODD_VALUES[int(random.integers(len(ODD_VALUES)))])
         return
 
 

@@ -223,11 +223,11 @@ def _decode_plain_png(data: bytes, image: Image.Image) -> np.ndarray | None:
     # The header chunk always comes first: depth, colour type and interlacing.
     if (data[24], data[28]) != (8, 0) or data[25] not in (0, 2):
         return None
-    if image.has_transparency_data or b"eXIf" in data:
-        return None
     try:
+        if image.has_transparency_data or b"eXIf" in data:
+            return None
         return codecs.png_decode(data)
-    except codecs.PngError:
+    except (codecs.PngError, *_DAMAGE):
         return None  # pillow names the damage
 
 

@@ -185,7 +185,7 @@ def read(path: str | Path) -> Statistics:
 def _label_pixels(ids: Sequence[int], pixels: Sequence[int]) -> dict[int, int]:
     found = dict(zip(ids, pixels, strict=True))
     if not all(
-        type(label_id) is type(count) is int and 0 <= label_id <= IGNORE and count > 0
+        type(label_id) is type(count) is int and 0 <= label_id <= IGNORE and 0 < count < 2**53
         for label_id, count in found.items()
     ):
         raise ValueError(f"{found} are no pixels by label id")
