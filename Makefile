@@ -1,5 +1,6 @@
 # make demo   trains, scores, draws and times BiSeNet V2 on the built-in streets
 # make test   runs the tests; make check: format, lint and types
+# make audit  asks the internet whether what is installed has known weaknesses
 # make venv   only makes the environment .venv that the others make first
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 WITH ?=
 EXTRAS := test$(shell nvidia-smi -L >/dev/null 2>&1 && echo ,cuda12)$(WITH:%=,%)
 
-.PHONY: venv test check demo clean
+.PHONY: venv test check audit demo clean
 
 venv: $(VENV)/.installed
 
@@ -27,6 +28,10 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
+
+audit: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[audit]'
+	$(BIN)/pip-audit --local --skip-editable
 
 demo: venv
 	@echo; echo "== 1 of 3. Train on the built-in streets. The plain command:"

@@ -240,7 +240,8 @@ def read_size(flag: str, text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     height, _, width = text.partition("x")
-    if not height.isdecimal() or not (width or height).isdecimal() or not int(height):
+    sides = (height, width or height)
+    if not all(side.isdecimal() and 1 <= int(side[:9]) < 2**16 for side in sides):
         raise ConfigError(f"{flag} {text!r} must be a size in pixels, such as 512x1024")
     return int(height), int(width or height)
 

@@ -31,6 +31,7 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.description import IOS
 from bisenet_jax.export.onnx import export_onnx
 from bisenet_jax.export.stablehlo import export_stablehlo
+from bisenet_jax.export.verification import find_pictures
 from bisenet_jax.files import write_json
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.training.run import read_run
@@ -112,6 +113,12 @@ def _output_path() -> Path:
             )
     if _FORMAT.value == "onnx" and None in (_HEIGHT.value, _WIDTH.value):
         raise ConfigError("an onnx file is for images of one size: give --height and --width")
+    if (_HEIGHT.value is None) != (_WIDTH.value is None):
+        raise ConfigError(
+            "give --height and --width together, or neither for every multiple of 32"
+        )
+    if _VERIFY_IMAGES.value is not None:
+        find_pictures(_VERIFY_IMAGES.value)
     return Path(_OUTPUT.value)
 
 

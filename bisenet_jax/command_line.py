@@ -1,11 +1,12 @@
 """How every script starts and ends: flags, help, and an exit code that other programs can read.
 
 Exit codes: 0 done, 1 a fault of the program (with its traceback), 2 something the user can
-mend (one line on standard error), 130 interrupted.
+mend (one line on standard error), 130 interrupted, 141 whoever read the output has left.
 """
 
 import difflib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +35,14 @@ def run(
             flags, as a list; otherwise such a word is an error.
         end: ends the process with an exit code.
     """
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(f"{description.strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
-        sys.exit(0)
     keep_freed_memory()
     try:
+        if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+            # Without its first lines, which name the file by its path.
+            listing = flags.FLAGS.main_module_help().strip().partition("\n")[2]
+            print(f"{description.strip()}\n\nFlags:\n{listing}")
+            sys.stdout.flush()
+            sys.exit(0)
         _check_config_keys(sys.argv[1:])
         # Flags and words in any order, as in every other program.
         flags.FLAGS.set_gnu_getopt(takes_arguments)
@@ -46,8 +50,22 @@ def run(
         if rest and not takes_arguments:
             raise ConfigError(f"argument {rest[0]!r} is not a flag; --help lists the flags")
         code = (main(rest) if takes_arguments else main()) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would say so once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except (flags.Error, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # Of a path that somebody gave: too long, or closed to this user.
+        print(
+            f"error: {error.filename}: {error.strerror}; check the path and its permissions",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 from bisenet_jax.errors import ConfigError
 
 STRIDE = 32
+_LARGEST = 2**53  # up to here float64 tells whole numbers apart
 SOURCES = ("synthetic", "folder", "cityscapes", "camvid", "coco_stuff")
 
 
@@ -223,7 +224,7 @@ def validate(config: Config) -> Config:
             raise ConfigError(
                 f"config.augment.crop_{name} {size} must be a positive multiple of {unit} "
                 f"({STRIDE} times config.augment.shrink), such as "
-                f"{max(unit, round(size / unit) * unit)}"
+                f"{max(unit, (size + unit // 2) // unit * unit)}"
             )
     if not augment.scales or min(augment.scales) <= 0:
         raise ConfigError(
@@ -285,17 +286,36 @@ def validate(config: Config) -> Config:
             "config.train.seed": (train.seed, 0, 2**31 - 1),
         }
     )
+    _check_numbers(config, "config")
     return config
 
 
 def _check_types(section: Any, prefix: str) -> None:
     for name, hint in typing.get_type_hints(type(section)).items():
         value, dotted = getattr(section, name), f"{prefix}.{name}"
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
             _check_types(value, dotted)
         elif not _fits(value, hint):
             readable = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
             raise ConfigError(f"{dotted} {value!r} must be of type {readable}")
+
+
+def _check_numbers(section: Any, prefix: str) -> None:
+    for field_ in dataclasses.fields(section):
+        value, dotted = getattr(section, field_.name), f"{prefix}.{field_.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, dotted)
+        elif not _is_number_to_compute_with(value):
+            raise ConfigError(
+                f"{dotted} {value!r} must be finite, and not beyond {_LARGEST:,} on either side"
+            )
+
+
+def _is_number_to_compute_with(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_number_to_compute_with, value))
+    # nan lies nowhere.
+    return not isinstance(value, int | float) or -_LARGEST <= value <= _LARGEST
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.files import write_json
+from bisenet_jax.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
 
@@ -39,11 +39,7 @@ def load(workdir: Path) -> Config:
         raise ConfigError(
             f"{path} does not exist: give the --workdir of a train.py run, or a --config"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}); train.py writes it anew") from error
-    return from_dict(values)
+    return from_dict(read_json(path, "train.py writes it anew", ConfigError))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -72,7 +68,9 @@ def legal_keys(section: type = Config, prefix: str = "config") -> list[str]:
 
 def _build(section: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"{prefix} {values!r} must be a table of fields")
+        raise ConfigError(
+            f"{prefix} {values!r} must be a table of fields, such as train.py writes"
+        )
     hints = typing.get_type_hints(section)
     unknown = sorted(set(values) - set(hints))
     if unknown:

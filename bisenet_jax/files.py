@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a reader never sees a part of one."""
+"""Files that are whole or not there: a reader never sees a part of one, nor one too large."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bisenet_jax.errors import OutputError
+from bisenet_jax.errors import OutputError, UserError
+
+MAX_JSON_BYTES = 2**26  # a parsed document may take twenty times as much memory
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
@@ -40,6 +42,28 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
             f"{path} cannot be written ({error.strerror or error}); give another place, or "
             "make room there"
         ) from error
+
+
+def read_json(path: str | os.PathLike[str], cure: str, kind: type[UserError]) -> Any:
+    """The JSON document in a file; whatever is wrong with it is an error of this kind.
+
+    Args:
+        path: of the file.
+        cure: what to do where it cannot be read; it ends the message.
+        kind: of the error.
+    """
+    path = Path(path)
+    try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise kind(
+                f"{path} has {size:,} bytes, at most {MAX_JSON_BYTES:,} are read; {cure}"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}); {cure}") from error
+    # Also what is not UTF-8, and what is nested deeper than Python's stack.
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{path} is not JSON ({error}); {cure}") from error
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

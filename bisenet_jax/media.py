@@ -8,9 +8,7 @@ import glob
 import io
 import os
 import re
-import struct
 import threading
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +18,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from bisenet_jax.data.decode import MAX_PIXELS, require_size
 from bisenet_jax.errors import DataError, PictureFormatError, PictureSizeError
 from bisenet_jax.files import write_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
-MAX_PIXELS = 2**26  # of a picture or a frame; logits of 19 classes then take 5 GB
 WHITE = (255, 255, 255)
 DEFAULT_RATE = 25.0  # frames a second where a video or a camera names none
 
+# How mp4 and mov begin, behind four bytes of length.
+_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-# What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -139,6 +137,8 @@ def open_video(source: Path | int) -> Generator[Video]:
         DataError: when it cannot be opened, or OpenCV is missing.
     """
     cv2 = _import_opencv()
+    if isinstance(source, Path):
+        _require_video(source)
     capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     try:
         if not capture.isOpened():
@@ -148,11 +148,8 @@ def open_video(source: Path | int) -> Generator[Video]:
                 if isinstance(source, int)
                 else f"{source}: cannot be read as a video; fetch it again or save it as mp4"
             )
-        width, height = (
-            capture.get(cv2.CAP_PROP_FRAME_WIDTH),
-            capture.get(cv2.CAP_PROP_FRAME_HEIGHT),
-        )
-        _require_size(str(source), int(width), int(height))
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        require_size(str(source), *(int(capture.get(side)) for side in sides))
         rate = capture.get(cv2.CAP_PROP_FPS)
         video = Video(iter(()), rate if 0 < rate < 1000 else DEFAULT_RATE)
         if isinstance(source, int):
@@ -238,7 +235,7 @@ def _read_picture(
 ) -> np.ndarray:
     try:
         with Image.open(source, formats=_FORMATS) as image:
-            _require_size(name, *image.size)
+            require_size(name, *image.size)
             # A second picture in a JPEG is a preview; in the others it is a picture.
             pictures = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
             if pictures > 1:
@@ -255,7 +252,9 @@ def _read_picture(
         raise PictureSizeError(
             f"{name}: has more than {MAX_PIXELS:,} pixels; make it smaller"
         ) from error
-    except _DAMAGE as error:
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files raise a dozen classes
         raise DataError(
             f"{name}: cannot be read ({error}); fetch or export it again"
         ) from error
@@ -278,13 +277,6 @@ def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> 
     return np.array(image.convert("RGB"))
 
 
-def _require_size(name: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise PictureSizeError(
-            f"{name}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller"
-        )
-
-
 def _import_opencv() -> Any:
     try:
         import cv2
@@ -294,6 +286,22 @@ def _import_opencv() -> Any:
             "opencv-python-headless)"
         ) from error
     return cv2
+
+
+def _require_video(path: Path) -> None:
+    """Only containers go to the decoder: its playlists and image lists name other files."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if start[4:8] not in _ATOMS and start[:4] not in (b"RIFF", b"\x1aE\xdf\xa3"):
+        raise DataError(
+            f"{path}: cannot be read as a video, its content is no {', '.join(VIDEO_SUFFIXES)};"
+            " fetch it again or save it as mp4"
+        )
 
 
 def _all_frames(capture: Any) -> Iterator[np.ndarray]:

@@ -27,6 +27,7 @@ from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.files import write_bytes
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.weights_description import Score, model_fields, read_description
 
 PyTree = Any
 Tensors = Mapping[str, np.ndarray]
@@ -36,21 +37,7 @@ DTYPES = ("float32", "float16")  # of stored parameters; batch statistics are fl
 
 # One entry: safetensors writes several in an order that changes from file to file.
 _METADATA_KEY = "bisenet_jax"
-
-
-@dataclass(frozen=True)
-class Score:
-    """What the weights reached, and how it was measured.
-
-    Attributes:
-        miou: from 0 to 1.
-        split: of the data set that was scored.
-        protocol: how, in one sentence.
-    """
-
-    miou: float
-    split: str
-    protocol: str
+_DESCRIPTION_HASH = "description_hash"
 
 
 @dataclass(frozen=True)
@@ -115,7 +102,7 @@ def write_weights(
         name: _store(name, np.asarray(array), dtype)
         for name, array in sorted(_flatten(variables).items())
     }
-    _require_fit(str(path), tensors, weights.model)
+    _require_fit(str(path), tensors, _shapes(tensors, weights.model))
     digest = content_hash(tensors)
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -130,6 +117,7 @@ def write_weights(
         "version": weights.version,
         "content_hash": digest,
     }
+    metadata[_DESCRIPTION_HASH] = _hash_description(metadata)
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
     write_bytes(path, save(tensors, metadata={_METADATA_KEY: text}))
     return digest
@@ -149,19 +137,17 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             f"{path} has format version {version}, this version of the project reads "
             f"{FORMAT_VERSION}; install the version that wrote it ({metadata.get('version')})"
         )
-    try:
-        model = _build_model(metadata["model"])
-        class_set = ClassSet(**_tuples(metadata["class_set"]))
-        normalization = Normalization(**_tuples(metadata["normalization"]))
-        score = None if metadata["score"] is None else Score(**metadata["score"])
-        expected = metadata["content_hash"]
-        kept = ("preset", "input_scale", "training", "step", "version")
-        known = {name: metadata[name] for name in kept}
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    expected = metadata.pop(_DESCRIPTION_HASH, None)  # absent in files of older versions
+    if expected not in (None, _hash_description(metadata)):
         raise WeightsError(
-            f"{path} describes its network in a way that cannot be read ({error}); export it "
-            "anew, or install the version that wrote it"
-        ) from error
+            f"{path} was changed after it was written: its description is not the one that its "
+            "hash was taken of; fetch or export it again"
+        )
+    try:
+        known, expected = read_description(metadata), metadata["content_hash"]
+        model, class_set = known["model"], known["class_set"]
+    except _MISREAD as error:
+        raise WeightsError(_misread(path, error)) from error
     digest = content_hash(tensors)
     if digest != expected:
         raise WeightsError(
@@ -173,19 +159,15 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             f"{path} describes a network of {model.num_classes} classes and names "
             f"{len(class_set)}; export it anew"
         )
-    _require_fit(str(path), tensors, model)
+    try:
+        wanted = _shapes(tensors, model)
+    except _MISREAD as error:
+        raise WeightsError(_misread(path, error)) from error
+    _require_fit(str(path), tensors, wanted)
     variables = traverse_util.unflatten_dict(
         {name: array.astype(np.float32) for name, array in tensors.items()}, sep="/"
     )
-    return Weights(
-        model=model,
-        variables=variables,
-        class_set=class_set,
-        normalization=normalization,
-        score=score,
-        content_hash=digest,
-        **known,
-    )
+    return Weights(variables=variables, content_hash=digest, **known)
 
 
 def content_hash(tensors: Tensors) -> str:
@@ -195,25 +177,6 @@ def content_hash(tensors: Tensors) -> str:
         digest.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def model_fields(model: BiSeNetV2) -> dict[str, Any]:
-    """Every field of the network as a JSON value, but the one that is of training alone."""
-    fields = {
-        field.name: getattr(model, field.name)
-        for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name", "frozen_batch_norm")
-    }
-    return fields | {"dtype": jnp.dtype(model.dtype).name}
-
-
-def _build_model(fields: dict[str, Any]) -> BiSeNetV2:
-    # A field that is absent has no default here: the switch was thrown one way or the other.
-    known = model_fields(BiSeNetV2())
-    differing = sorted(known.keys() ^ fields.keys())
-    if differing:
-        raise ConfigError(f"the model's field {differing[0]} is on one side only")
-    return BiSeNetV2(**_tuples(fields))
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
@@ -240,7 +203,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
         ) from error
     try:
         description = json.loads(metadata.get(_METADATA_KEY, ""))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):
         raise WeightsError(
@@ -258,11 +221,35 @@ def _store(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(np.float16)
 
 
-def _require_fit(path: str, tensors: Tensors, model: BiSeNetV2) -> None:
-    """Name the first tensor that the network lacks, wants, or has in another shape."""
+# What a description of another kind ends in, there or in the network that is made of it.
+_MISREAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError)
+
+
+def _misread(path: str | os.PathLike[str], error: Exception) -> str:
+    return (
+        f"{path} describes its network in a way that cannot be read ({error}); export it "
+        "anew, or install the version that wrote it"
+    )
+
+
+def _hash_description(metadata: Mapping[str, Any]) -> str:
+    # As it comes back from JSON, tuples being lists.
+    text = json.dumps(metadata, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shapes(tensors: Tensors, model: BiSeNetV2) -> dict[str, Any]:
+    """What the network holds by name, with boosters where the tensors have any."""
+    # Tracing takes time for each layer, and a few digits may ask for millions.
+    if model.depth * sum(model.semantic_repeats) > len(tensors):
+        raise ConfigError(f"more layers than the {len(tensors)} tensors there are")
     init = partial(model.init, is_training=_has_boosters(tensors))
     images = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), jnp.float32)
-    wanted = _flatten(jax.eval_shape(init, jax.random.key(0), images))
+    return _flatten(jax.eval_shape(init, jax.random.key(0), images))
+
+
+def _require_fit(path: str, tensors: Tensors, wanted: Mapping[str, Any]) -> None:
+    """Name the first tensor that the network lacks, wants, or has in another shape."""
     for names, words in (
         (wanted.keys() - tensors.keys(), "is missing"),
         (tensors.keys() - wanted.keys(), "is unexpected"),
@@ -288,10 +275,3 @@ def _has_boosters(tensors: Mapping[str, Any]) -> bool:
 
 def _flatten(variables: PyTree) -> dict[str, Any]:
     return traverse_util.flatten_dict(variables, sep="/")
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples, at the top the fields of a table."""
-    if isinstance(value, dict):
-        return {name: _tuples(entry) for name, entry in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

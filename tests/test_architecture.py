@@ -44,6 +44,7 @@ FLOORS = [
         "bisenet_jax.complexity",
         "bisenet_jax.fast",
         "bisenet_jax.weights",
+        "bisenet_jax.weights_description",
     },
     {
         "bisenet_jax.evaluation",

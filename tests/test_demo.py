@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bisenet_jax import media
+from bisenet_jax.data import decode
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.demo import server
 from bisenet_jax.demo.__main__ import is_local
@@ -251,7 +251,7 @@ def test_an_upload_that_never_ends_is_given_up(port, monkeypatch):
 
 
 def test_a_picture_of_too_many_pixels_is_refused(port, monkeypatch):
-    monkeypatch.setattr(media, "MAX_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 64 * 96 - 1)
     got, told = post(port, PHOTO)
     assert got == 413 and "96x64 is more than 6,143 pixels" in told["error"]
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from bisenet_jax import media
+from bisenet_jax.data import decode
 from bisenet_jax.data.decode import read_label
 from bisenet_jax.errors import DataError, PictureFormatError, PictureSizeError
 from bisenet_jax.media import (
@@ -114,7 +115,7 @@ def test_pictures_that_are_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(DataError, match=message):
             read_picture(path)
-    monkeypatch.setattr(media, "MAX_PIXELS", 47)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 47)
     with pytest.raises(DataError, match="good.png: 8x6 is more than 47 pixels"):
         read_picture(good)
 
@@ -127,7 +128,7 @@ def test_content_is_read_like_a_file(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="upload: cannot be read") as caught:
         decode_picture(content[:60], "upload")
     assert not isinstance(caught.value, PictureFormatError | PictureSizeError)
-    monkeypatch.setattr(media, "MAX_PIXELS", 47)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 47)
     with pytest.raises(PictureSizeError, match="upload: 8x6 is more than 47 pixels"):
         decode_picture(content, "upload")
 
@@ -213,7 +214,7 @@ def test_videos_that_are_refused(tmp_path, monkeypatch):
             pass
     with open_video_writer(tmp_path / "b.mp4", 20, height=32, width=32) as append:
         append(np.zeros((32, 32, 3), np.uint8))
-    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="b.mp4: 32x32 is more than 1,000 pixels"):
         with open_video(tmp_path / "b.mp4"):
             pass

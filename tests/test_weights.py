@@ -32,6 +32,8 @@ def rewrite(path, tensors=None, is_honest=True, **changes):
     metadata = read_metadata(path) | changes
     if is_honest:
         metadata["content_hash"] = content_hash(tensors)
+        # As in files of older versions, which must be read for good.
+        del metadata["description_hash"]
     path.write_bytes(save(tensors, metadata={"bisenet_jax": json.dumps(metadata)}))
 
 
@@ -174,6 +176,41 @@ def test_descriptions_that_do_not_fit(path):
         ({"model": metadata["model"] | {"gates": 3}}, "field gates"),
         ({"model": metadata["model"] | {"expansion": 3}}, "does not fit the network"),
         ({"normalization": {"median": 1}}, "cannot be read"),
+    ):
+        path.write_bytes(original)
+        rewrite(path, **change)
+        with pytest.raises(WeightsError, match=message):
+            read_weights(path)
+
+
+def test_a_changed_description_is_seen(path):
+    content = path.read_bytes()
+    mean = rb"mean\": [0.5"
+    assert content.count(mean) == 1
+    path.write_bytes(content.replace(mean, mean.replace(b"5", b"7")))
+    with pytest.raises(WeightsError, match="its description is not the one"):
+        read_weights(path)
+    # Files of older versions, which lack that hash, are read as ever.
+    path.write_bytes(content)
+    rewrite(path)
+    assert "description_hash" not in read_metadata(path)
+    assert read_weights(path).normalization.mean[0] == 0.5
+
+
+def test_a_description_is_not_believed(path):
+    original, model = path.read_bytes(), read_metadata(path)["model"]
+    for change, message in (
+        ({"input_scale": 1e9}, "input_scale is 1000000000.0"),
+        ({"input_scale": True}, "input_scale is True"),
+        ({"score": {"miou": "high", "split": "val", "protocol": ""}}, "score is"),
+        ({"step": -1}, "step is -1"),
+        ({"normalization": {"mean": [0, 0, 0], "std": [0, 1, 1]}}, "normalization is"),
+        ({"model": model | {"expansion": "6"}}, "expansion is '6'"),
+        ({"model": model | {"dtype": "adamantine"}}, "adamantine"),
+        # A few digits that would be traced for days.
+        ({"model": model | {"semantic_repeats": [10**9, 1, 1]}}, "more layers than"),
+        ({"model": model | {"depth": 10**9}}, "more layers than"),
+        ({"model": 5}, "cannot be read"),
     ):
         path.write_bytes(original)
         rewrite(path, **change)

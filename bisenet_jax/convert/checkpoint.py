@@ -1,5 +1,6 @@
 """Files of tensors by name: `.pth` of PyTorch, `.safetensors`, `.npz`."""
 
+import math
 import pickle
 import re
 import warnings
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from numpy.lib import format as npy
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from bisenet_jax.errors import WeightsError
@@ -19,6 +21,8 @@ from bisenet_jax.files import write_bytes
 SUFFIXES = (".pth", ".pt", ".safetensors", ".npz")
 # Under these keys training programs keep the tensors, beside other things.
 WRAPPERS = ("state_dict", "model")
+MAX_BYTES = 2**31  # of all tensors; the largest network that is trained here has 2**29
+DEEPEST = 8  # wrappers and tables in each other
 # How PyTorch's reader names what it would have to call.
 _OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -121,19 +125,56 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, TypeError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - of a dtype that numpy lacks, say
         raise WeightsError(f"{path} cannot be read ({error}); fetch it again") from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
+        with zipfile.ZipFile(path) as file:
+            _require_bytes(path, sum(member.file_size for member in file.infolist()))
+            return {
+                member.filename.removesuffix(".npy"): _read_npy(path, file.read(member))
+                for member in file.infolist()
+            }
+    except WeightsError:
+        raise
+    except Exception as error:  # noqa: BLE001 - foreign bytes raise a dozen classes
         raise WeightsError(f"{path} cannot be read ({error}); fetch it again") from error
 
 
-def _unwrap(path: Path, content: Any) -> dict[str, np.ndarray]:
+def _read_npy(path: Path, data: bytes) -> np.ndarray:
+    """The array in a member, whose header may promise more than there is."""
+    file = BytesIO(data)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"its arrays are of version {version}, which only odd names need")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise WeightsError(
+            f"{path} cannot be read without running code: it holds an array of Python objects; "
+            "save arrays of numbers alone"
+        )
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {shape} {dtype} has {len(data) - file.tell()} bytes")
+    file.seek(0)
+    return npy.read_array(file, allow_pickle=False)
+
+
+def _require_bytes(path: Path, count: int) -> None:
+    if count > MAX_BYTES:
+        raise WeightsError(
+            f"{path} unpacks to {count:,} bytes, a network has at most {MAX_BYTES:,}; fetch it "
+            "again, or save the model's state_dict alone"
+        )
+
+
+def _unwrap(path: Path, content: Any, depth: int = 0) -> dict[str, np.ndarray]:
+    if depth > DEEPEST:
+        raise WeightsError(
+            f"{path} holds tables in tables in tables; save the model's state_dict alone"
+        )
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(content).__name__} instead of tensors by name; save the "
@@ -141,21 +182,35 @@ def _unwrap(path: Path, content: Any) -> dict[str, np.ndarray]:
         )
     for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
-            return _unwrap(path, content[key])
-    tensors = {}
+            return _unwrap(path, content[key], depth + 1)
+    tensors, room = {}, MAX_BYTES
     for name, value in content.items():
         if isinstance(value, Mapping):
             # CoinCheung's backbone is a table of the parts' own tables.
             tensors |= {
-                f"{name}.{inner}": array for inner, array in _unwrap(path, value).items()
+                f"{name}.{inner}": array
+                for inner, array in _unwrap(path, value, depth + 1).items()
             }
-        elif isinstance(value, np.ndarray):
-            tensors[name] = value.astype(np.float32)
-        elif hasattr(value, "detach"):
-            tensors[name] = value.detach().float().numpy()
+        elif isinstance(value, np.ndarray) or hasattr(value, "detach"):
+            # A view may be larger by far than what it is a view of.
+            room -= 4 * math.prod(value.shape)
+            _require_bytes(path, MAX_BYTES - room)
+            tensors[name] = _as_float32(path, name, value)
         else:
             raise WeightsError(
                 f"{path}: {name!r} is a {type(value).__name__}, no tensor; save the model's "
                 "state_dict alone"
             )
     return tensors
+
+
+def _as_float32(path: Path, name: str, value: Any) -> np.ndarray:
+    try:
+        if isinstance(value, np.ndarray):
+            return value.astype(np.float32)
+        return value.detach().float().numpy()
+    except Exception as error:  # noqa: BLE001 - complex, sparse, quantised, without content
+        raise WeightsError(
+            f"{path}: tensor {name!r} is no array of real numbers ({error}); save the model's "
+            "state_dict alone"
+        ) from error

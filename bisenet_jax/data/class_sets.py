@@ -14,7 +14,6 @@ the list. With `"masks": "colours"` the label maps show each class in its colour
 `ignored_colours` lists those of no class.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from bisenet_jax.data.classes import CAMVID, CAMVID_EXACT, CITYSCAPES, IGNORE, C
 from bisenet_jax.data.coco_stuff_classes import COCO_STUFF
 from bisenet_jax.data.coding import Coding, colour_coding, first_few, id_coding, plain_ids
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.files import read_json
 
 CLASS_SETS = {
     class_set.name: class_set for class_set in (CITYSCAPES, CAMVID, CAMVID_EXACT, COCO_STUFF)
@@ -29,6 +29,7 @@ CLASS_SETS = {
 
 _KEYS = {"name", "classes", "masks", "ignored_values", "ignored_colours"}
 _CLASS_KEYS = {"name", "colour", "values"}
+_LONGEST_NAME = 100  # of a class or a set: names are drawn beside their colours
 
 
 class Labelling(NamedTuple):
@@ -61,28 +62,26 @@ def find_labelling(name: str) -> Labelling:
 
 def read_class_file(path: Path) -> Labelling:
     """Read the file that the head of this module shows; a ConfigError says what is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-    except OSError as error:
-        raise ConfigError(
-            f"class file {path} cannot be read ({error.strerror}); check config.data.classes"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"class file {path} is not JSON: {error}; mend it there") from error
+    content = read_json(path, "mend the class file or config.data.classes", ConfigError)
     _check_keys(path, "the file", content, _KEYS)
     classes = content.get("classes")
     if not isinstance(classes, list) or not 2 <= len(classes) <= IGNORE:
         raise ConfigError(f"class file {path}: classes must be a list of 2 to {IGNORE} classes")
     for entry in classes:
         _check_keys(path, f"class {entry!r}", entry, _CLASS_KEYS)
-        if not isinstance(entry.get("name"), str) or not _is_colour(entry.get("colour")):
+        if not _is_name(entry.get("name")) or not _is_colour(entry.get("colour")):
             raise ConfigError(
-                f"class file {path}: class {entry!r} must have a name, and a colour of three "
-                "numbers from 0 to 255"
+                f"class file {path}: class {entry!r} must have a name, and a colour of "
+                f"three numbers from 0 to 255; a name has 1 to {_LONGEST_NAME} characters"
             )
+    name = content.get("name", path.stem)
+    if not _is_name(name):
+        raise ConfigError(
+            f"class file {path}: name {name!r} must be a text of 1 to {_LONGEST_NAME} "
+            "characters, such as garden"
+        )
     class_set = ClassSet(
-        name=str(content.get("name", path.stem)),
+        name=name,
         names=tuple(entry["name"] for entry in classes),
         colours=tuple(tuple(entry["colour"]) for entry in classes),
     )
@@ -96,10 +95,15 @@ def read_class_file(path: Path) -> Labelling:
 
 
 def _value_coding(path: Path, content: dict[str, Any], class_set: ClassSet) -> Coding:
-    ignored = content.get("ignored_values", [IGNORE])
-    pairs = [(value, IGNORE) for value in ignored]
+    lists = [(IGNORE, content.get("ignored_values", [IGNORE]))]
     for class_id, entry in enumerate(content["classes"]):
-        pairs += [(value, class_id) for value in entry.get("values", [class_id])]
+        lists.append((class_id, entry.get("values", [class_id])))
+    for _, listed in lists:
+        if not isinstance(listed, list):
+            raise ConfigError(
+                f"class file {path}: values {listed!r} must be a list, such as [1, 4]"
+            )
+    pairs = [(value, class_id) for class_id, listed in lists for value in listed]
     values = [value for value, _ in pairs]
     if wrong := [value for value in values if not _is_byte(value)]:
         raise ConfigError(
@@ -112,7 +116,7 @@ def _value_coding(path: Path, content: dict[str, Any], class_set: ClassSet) -> C
 
 def _colours_of_classes(path: Path, content: dict[str, Any], class_set: ClassSet) -> Coding:
     ignored = content.get("ignored_colours", [[0, 0, 0]])
-    if not all(map(_is_colour, ignored)):
+    if not isinstance(ignored, list) or not all(map(_is_colour, ignored)):
         raise ConfigError(
             f"class file {path}: ignored_colours {ignored!r} must be a list of colours of "
             "three numbers from 0 to 255"
@@ -141,6 +145,10 @@ def _refuse_twice(path: Path, what: str, items: Any) -> None:
                 f"class file {path}: the {what} {item!r} stands there twice; it must be unique"
             )
         seen.add(item)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()
 
 
 def _is_byte(value: Any) -> bool:

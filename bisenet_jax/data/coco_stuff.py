@@ -11,7 +11,6 @@ Splits are `train` and `val`; of 10k, `val` is the test list. Scores on the two 
 be compared.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.coco_stuff_classes import COCO_STUFF, SQUEEZED
 from bisenet_jax.data.coding import IdCoding, first_few, id_coding, plain_ids
 from bisenet_jax.data.decode import read_bytes
+from bisenet_jax.data.matrix_file import read_matrix
 from bisenet_jax.data.pairs import PairSource, existing_folder, pair_by_stem
 from bisenet_jax.errors import DataError
 
@@ -49,21 +49,14 @@ class MatrixCoding:
 
     def read(self, path: Path) -> np.ndarray:
         """The class ids in a .mat file, `[H, W] uint8`; a DataError names the file."""
-        from scipy.io import loadmat
-
         data = read_bytes(path)
         try:
-            content = loadmat(io.BytesIO(data), variable_names=["S"])
-        except Exception as error:  # noqa: BLE001 - damaged files raise a dozen classes
+            values = read_matrix(data, "S")
+        except ValueError as error:
             raise DataError(
                 f"{path}: cannot be read as a MATLAB file ({error}); fetch it again"
             ) from error
-        values = content.get("S")
-        if (
-            not isinstance(values, np.ndarray)
-            or values.ndim != 2
-            or values.dtype.kind not in "uif"
-        ):
+        if values is None or not values.size:
             raise DataError(
                 f"{path}: holds no label map, which must be a matrix of numbers named S; take "
                 "the annotations of COCO-Stuff 10k, version 1.1"

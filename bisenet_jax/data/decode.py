@@ -6,6 +6,7 @@ part a picture from its labels, so each such file is refused with the way to men
 
 import functools
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from bisenet_jax.errors import DataError
+from bisenet_jax.errors import DataError, PictureSizeError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = (".png",)
 
+MAX_PIXELS = 2**26  # of a picture or a frame; logits of 19 classes then take 5 GB
+MAX_BYTES = 2**29  # of its file; as many pixels of 16 bits, not compressed, take 400 MB
+
 # What pillow raises on damaged files; SyntaxError is its word for a broken PNG chunk.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(TypeError, LookupError, OverflowError, AttributeError, RuntimeError, MemoryError),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 _COLOUR_MODES = ("RGB", "L", "1", "P", "CMYK")
@@ -152,6 +157,11 @@ def label_kind(path: str | Path) -> str:
 def read_bytes(path: str | Path) -> bytes:
     """The content of a file, or a DataError that names it."""
     try:
+        if (size := os.stat(path).st_size) > MAX_BYTES:
+            raise PictureSizeError(
+                f"{path}: file has {size:,} bytes, at most {MAX_BYTES:,} are read; cut or "
+                "compress the picture"
+            )
         return Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -167,14 +177,29 @@ def _open(data: bytes, name: str, *, formats: tuple[str, ...]) -> Image.Image:
     if not data:
         raise DataError(f"{name}: file is empty (0 bytes); fetch or export it again")
     try:
-        return Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except Image.UnidentifiedImageError as error:
         wanted = " or ".join(formats)
         raise DataError(
             f"{name}: content is not a readable {wanted}; fetch it again or save it as {wanted}"
         ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureSizeError(
+            f"{name}: has more than {MAX_PIXELS:,} pixels; make it smaller"
+        ) from error
     except _DAMAGE as error:
         raise DataError(_damaged(name, error)) from error
+    # Before anything is made of that size.
+    require_size(name, *image.size)
+    return image
+
+
+def require_size(name: str, width: int, height: int) -> None:
+    """Raise a PictureSizeError for more than `MAX_PIXELS`; `name` is for the error."""
+    if width * height > MAX_PIXELS:
+        raise PictureSizeError(
+            f"{name}: {width}x{height} is more than {MAX_PIXELS:,} pixels; make it smaller"
+        )
 
 
 def decode_whole_jpeg(data: bytes, name: str) -> np.ndarray:
@@ -198,11 +223,11 @@ def _decode_plain_png(data: bytes, image: Image.Image) -> np.ndarray | None:
     # The header chunk always comes first: depth, colour type and interlacing.
     if (data[24], data[28]) != (8, 0) or data[25] not in (0, 2):
         return None
-    if image.has_transparency_data or b"eXIf" in data:
-        return None
     try:
+        if image.has_transparency_data or b"eXIf" in data:
+            return None
         return codecs.png_decode(data)
-    except codecs.PngError:
+    except (codecs.PngError, *_DAMAGE):
         return None  # pillow names the damage
 
 

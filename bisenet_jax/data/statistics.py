@@ -13,7 +13,7 @@ from PIL import Image
 from bisenet_jax.data.classes import IGNORE, ClassSet
 from bisenet_jax.data.example import Example
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.files import write_bytes
+from bisenet_jax.files import read_json, write_bytes
 
 FORM = "bisenet_jax statistics 1"
 
@@ -163,27 +163,33 @@ def read(path: str | Path) -> Statistics:
     """Read what `write` wrote; anything else is a ConfigError."""
     path = Path(path)
     cure = "write it by python -m bisenet_jax.data.check --config ... --statistics FILE"
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"config.data.statistics {path} cannot be read ({error.strerror}); {cure}"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"config.data.statistics {path} is not JSON ({error}); {cure}"
-        ) from error
+    content = read_json(path, f"config.data.statistics names it: {cure}", ConfigError)
     if not isinstance(content, dict) or content.get("form") != FORM:
         raise ConfigError(f"config.data.statistics {path} is not of the form {FORM!r}; {cure}")
-    return Statistics(
-        path=path,
-        class_set=content["class_set"],
-        class_names=tuple(content["class_names"]),
-        names=[name for name, _, _ in content["frames"]],
-        label_pixels=[
-            dict(zip(ids, pixels, strict=True)) for _, ids, pixels in content["frames"]
-        ],
-    )
+    try:
+        frames = [(str(name), _label_pixels(*counts)) for name, *counts in content["frames"]]
+        return Statistics(
+            path=path,
+            class_set=str(content["class_set"]),
+            class_names=tuple(map(str, content["class_names"])),
+            names=[name for name, _ in frames],
+            label_pixels=[label_pixels for _, label_pixels in frames],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.data.statistics {path} was changed after it was written ({error!r}); "
+            f"{cure}"
+        ) from error
+
+
+def _label_pixels(ids: Sequence[int], pixels: Sequence[int]) -> dict[int, int]:
+    found = dict(zip(ids, pixels, strict=True))
+    if not all(
+        type(label_id) is type(count) is int and 0 <= label_id <= IGNORE and 0 < count < 2**53
+        for label_id, count in found.items()
+    ):
+        raise ValueError(f"{found} are no pixels by label id")
+    return found
 
 
 def _digest(pixels: np.ndarray) -> bytes:

@@ -43,6 +43,7 @@ from bisenet_jax.segmenter import Segmenter
 MAX_BYTES = 20_000_000  # of an upload
 UPLOAD_SECONDS = 30.0  # that an upload may take
 PLACES = 4  # uploads at a time: one at the network, the others wait
+CONNECTIONS = 64  # open at a time, such as those that never finish asking
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -117,6 +118,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
             # Nobody stands before it whose word on addresses counts.
             proxy_headers=False,
             server_header=False,
+            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=5,
         )
     )

@@ -46,8 +46,11 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ConfigError(f"protocol {self.name!r} is not known; choose from {list(NAMES)}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"scales {self.scales} must be positive, such as 0.5,1,1.5")
+        # nan lies nowhere.
+        if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
+            raise ConfigError(
+                f"scales {self.scales} must be above 0 and at most 8, such as 0.5,1,1.5"
+            )
         if (self.crop is None) != (self.stride is None):
             raise ConfigError("a sliding window needs both, its size and its stride")
         if self.crop is not None and self.stride is not None:

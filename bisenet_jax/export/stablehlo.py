@@ -40,7 +40,7 @@ from jax import export
 program_path, inputs_path, outputs_path = sys.argv[1:]
 with open(program_path, "rb") as file:
     program = export.deserialize(bytearray(file.read()))
-with np.load(inputs_path) as inputs:
+with np.load(inputs_path, allow_pickle=False) as inputs:
     outputs = [np.asarray(program.call(inputs[name])) for name in inputs.files]
 np.savez(outputs_path, *outputs)
 """
@@ -177,5 +177,5 @@ def _run_in_a_fresh_process(content: bytes, batches: list[np.ndarray]) -> list[n
                 f"a fresh process could not run the program, so that none was written: "
                 f"{last_line}"
             )
-        with np.load(paths[2]) as outputs:
+        with np.load(paths[2], allow_pickle=False) as outputs:
             return [outputs[name] for name in outputs.files]

@@ -152,10 +152,15 @@ def _drawn(batch: int, height: int, width: int) -> Iterator[Callable[[], np.ndar
         yield lambda index=index: draw_street(0, index, *size)[0][:height, :width]
 
 
-def _found(folder: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
+def find_pictures(folder: str | os.PathLike[str]) -> list[media.Input]:
+    """The pictures of a folder; a ConfigError or DataError where there are none."""
     if not os.path.isdir(folder):
         raise ConfigError(f"{folder} is no folder; give one with pictures to verify with")
-    for item in media.find_inputs([str(folder)]):
+    return media.find_inputs([str(folder)])
+
+
+def _found(folder: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
+    for item in find_pictures(folder):
         yield lambda item=item: media.read_picture(str(item.source))
 
 

@@ -86,10 +86,12 @@ def _find_step(saved: checkpoint.Checkpoints, wish: str, workdir: Path) -> int:
     if wish in named:
         step = named[wish](saved)
         if step is None:
-            raise CheckpointError(f"{workdir} has no {wish} checkpoint yet")
+            raise CheckpointError(
+                f"{workdir} has no {wish} checkpoint yet; let train.py go on to its first one"
+            )
         return step
     if not wish.isdecimal():
-        raise ConfigError(f"checkpoint {wish!r} must be best, latest or a step")
+        raise ConfigError(f"checkpoint {wish!r} must be best, latest or a step, such as 1000")
     return int(wish)
 
 

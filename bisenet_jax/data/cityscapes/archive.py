@@ -1,5 +1,6 @@
 """Files in a zip, which is never extracted, or in a folder extracted from it by others."""
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Mapping
@@ -8,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from bisenet_jax.data.decode import MAX_BYTES
 from bisenet_jax.errors import DataError
+
+# What zipfile raises on damaged, encrypted or strangely packed files.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError),
+    *(RuntimeError, NotImplementedError),
+)
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,15 @@ class Archive:
 
     def read(self, name: str, count: int = -1) -> bytes:
         """The first `count` bytes of a file, or all; a DataError names a damaged one."""
+        if count < 0 and self.sizes[name] > MAX_BYTES:
+            raise DataError(
+                f"{self.path}: {name} has {self.sizes[name]:,} bytes, pictures have at most "
+                f"{MAX_BYTES:,}; download it again"
+            )
         try:
             with self.open_file(name) as file:
                 return file.read(count)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise DataError(
                 f"{self.path}: {name} cannot be read ({error}); download or extract it again"
             ) from error
@@ -41,13 +54,15 @@ def open_zip(path: Path) -> Generator[Archive, None, None]:
     """The files of a zip; a DataError where it is none."""
     try:
         file = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{path}: is not a whole zip file ({error}, {path.stat().st_size} bytes); download "
             "it again: without a login the server answers with a web page"
         ) from error
     with file:
-        sizes = {info.filename: info.file_size for info in file.infolist() if not info.is_dir()}
+        # A name may be empty, which is_dir cannot bear.
+        members = [info for info in file.infolist() if info.filename and not info.is_dir()]
+        sizes = {info.filename: info.file_size for info in members}
         yield Archive(path, sizes, file.open)
 
 

@@ -7,7 +7,6 @@ ids; one value above 33 ends it.
 
 import re
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bisenet_jax.data.cityscapes import labels as cityscapes
+from bisenet_jax.data.cityscapes.archive import DAMAGE
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.coding import first_few
-from bisenet_jax.data.decode import decode_label, png_kind
+from bisenet_jax.data.decode import MAX_BYTES, decode_label, png_kind
 from bisenet_jax.errors import DataError
 
 Size = tuple[int, int]
@@ -30,11 +30,6 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 LARGEST_ID = max(cityscapes.LABEL_IDS)
 _NAMES = {label.label_id: label.name for label in cityscapes.LABELS}
-# What zipfile raises on damaged, encrypted or strangely packed files.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError),
-)
 
 
 class Rule(NamedTuple):
@@ -162,7 +157,7 @@ def check_submission(
         raise DataError(f"split {split!r} is not one of {', '.join(cityscapes.FRAMES)}")
     try:
         file = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGE as error:
         return Report([Finding("zip", {str(path): str(error)})], 0)
     flaws: defaultdict[str, dict[str, str]] = defaultdict(dict)
     with file, ThreadPoolExecutor(threads) as pool:
@@ -191,6 +186,9 @@ def _check_names(
     """The files of each frame by its image id."""
     frames: defaultdict[str, list[zipfile.ZipInfo]] = defaultdict(list)
     for info in members:
+        if not info.filename:
+            flaws["name"]["(no name)"] = ""
+            continue
         path = PurePosixPath(info.filename)
         leaves = path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename
         if leaves or re.match("[A-Za-z]:", info.filename):
@@ -232,9 +230,11 @@ def _check_frames(
 
 def _examine(file: zipfile.ZipFile, info: zipfile.ZipInfo, size: Size | None) -> Content:
     """Read and decode one file; `size` is that of its frame, if known."""
+    if info.file_size > MAX_BYTES:
+        return Content({"damaged_in_zip": f"{info.file_size:,} bytes are no label map"})
     try:
         data = file.read(info)  # checks the sum
-    except _DAMAGE as error:
+    except DAMAGE as error:
         return Content({"damaged_in_zip": str(error)})
     kind = png_kind(data)
     if kind is None:
@@ -244,7 +244,7 @@ def _examine(file: zipfile.ZipFile, info: zipfile.ZipInfo, size: Size | None) ->
     try:
         values = decode_label(data, info.filename)
     except DataError as error:
-        return Content({"damaged_png": str(error.__cause__)})
+        return Content({"damaged_png": str(error.__cause__ or error)})
     flaws = {}
     if size is not None and values.shape != size:
         flaws["size"] = f"{values.shape[1]}x{values.shape[0]}, not {size[1]}x{size[0]}"
