@@ -31,6 +31,11 @@ class ModelConfig:
     depth: int | None = None  # d
     head_channels: int | None = None
     booster_channels: tuple[int, ...] | None = None
+    fusion: str | None = None
+    semantic_branch: str | None = None
+    gather_kernel_size: int | None = None
+    use_second_depthwise: bool | None = None
+    use_context_embedding: bool | None = None
     expansion_place: str | None = None
     use_depthwise_relu: bool | None = None
     is_zero_initialized: bool | None = None
@@ -57,6 +62,9 @@ class InitConfig:
     """What the network starts from."""
 
     weights: str = ""  # a weights file; empty: kernels are drawn at random
+    # What the file holds: network, one of ours; or backbone, torchvision's weights of
+    # config.model.semantic_branch (docs/backbones.md).
+    part: str = "network"
     # Start also from another network's weights, with those of the tensors that fit.
     allow_partial: bool = False
 
@@ -174,6 +182,7 @@ def validate(config: Config) -> Config:
     _check_choice(
         {
             "config.data.source": (data.source, SOURCES),
+            "config.init.part": (config.init.part, ("network", "backbone")),
             "config.data.cache": (data.cache, ("none", "jpeg", "array")),
             "config.data.sampling": (data.sampling, ("uniform", "balanced")),
             "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
@@ -183,10 +192,16 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             "config.init.allow_partial needs config.init.weights, the file to start from"
         )
-    if config.model.frozen_batch_norm and not config.init.weights:
+    is_backbone = config.init.part == "backbone"
+    if is_backbone and (not config.init.weights or config.init.allow_partial):
         raise ConfigError(
-            "config.model.frozen_batch_norm needs config.init.weights: without them there are "
-            "no statistics to normalise by"
+            "config.init.part backbone needs config.init.weights, a file of torchvision's, and "
+            "takes it whole or not at all: leave config.init.allow_partial out"
+        )
+    if config.model.frozen_batch_norm and (not config.init.weights or is_backbone):
+        raise ConfigError(
+            "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
+            "without them there are no statistics to normalise by"
         )
     if not 0 <= optimizer.ema_decay < 1:
         raise ConfigError(
