@@ -203,6 +203,11 @@ def validate(config: Config) -> Config:
             "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
             "without them there are no statistics to normalise by"
         )
+    if config.model.fusion == "detail" and any(loss.booster_weights):
+        raise ConfigError(
+            "config.model.fusion detail has no Semantic Branch for boosters to learn from: set "
+            "config.loss.booster_weights to (0.0, 0.0, 0.0, 0.0)"
+        )
     if not 0 <= optimizer.ema_decay < 1:
         raise ConfigError(
             f"config.optimizer.ema_decay {optimizer.ema_decay} must be at least 0 and below 1, "

@@ -207,8 +207,19 @@ def model_fields(model: BiSeNetV2) -> dict[str, Any]:
     return fields | {"dtype": jnp.dtype(model.dtype).name}
 
 
+# What every network was that a file of before these fields describes.
+_BEFORE_FIELDS_CAME = {
+    "fusion": "bga",
+    "semantic_branch": "gather_expansion",
+    "gather_kernel_size": 3,
+    "use_second_depthwise": True,
+    "use_context_embedding": True,
+}
+
+
 def _build_model(fields: dict[str, Any]) -> BiSeNetV2:
-    # A field that is absent has no default here: the switch was thrown one way or the other.
+    # Any other absent field has no default: the switch was thrown one way or the other.
+    fields = _BEFORE_FIELDS_CAME | fields
     known = model_fields(BiSeNetV2())
     differing = sorted(known.keys() ^ fields.keys())
     if differing:
