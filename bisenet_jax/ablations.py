@@ -133,7 +133,7 @@ def _large() -> dict[str, Row]:
                 {"width": 2.0, "depth": 3},
                 loss,
                 gflops=118.5,
-                remark="its head is wider still: C_t grew with alpha, by how much nobody knows",
+                remark="C_t: its head is wider, as its branches are; no source says how wide",
             )
         }
     )
