@@ -133,7 +133,7 @@ def _large() -> dict[str, Row]:
                 {"width": 2.0, "depth": 3},
                 loss,
                 gflops=118.5,
-                remark="C_t: its head is wider, as its branches are; no source says how wide",
+                remark="C_t again: what is left would be a wider head; no source says how wide",
             )
         }
     )

@@ -22,6 +22,7 @@ FLOORS = [
     {
         "bisenet_jax.errors",
         "bisenet_jax.files",
+        "bisenet_jax.ablations",
         "bisenet_jax.config",
         "bisenet_jax.config_file",
         "bisenet_jax.resize",
@@ -44,6 +45,11 @@ FLOORS = [
         "bisenet_jax.complexity",
         "bisenet_jax.fast",
         "bisenet_jax.weights",
+        # A training may start from a file of others.
+        "bisenet_jax.convert.backbones",
+        "bisenet_jax.convert.checkpoint",
+        "bisenet_jax.convert.names",
+        "bisenet_jax.convert.tensors",
     },
     {
         "bisenet_jax.evaluation",
@@ -118,7 +124,11 @@ INSIDE_FUNCTIONS_ONLY = {
     *("tensorflow_datasets", "imagecodecs", "scipy", "cv2", "torch", "onnx", "onnxruntime"),
 }
 # But the twin is made of it, and whoever imports the twin wants it.
-AT_LOAD_TIME = {("benchmarks.torch_bisenetv2", "torch"), ("benchmarks.onnx_peers", "torch")}
+AT_LOAD_TIME = {
+    ("benchmarks.torch_bisenetv2", "torch"),
+    ("benchmarks.torch_backbones", "torch"),
+    ("benchmarks.onnx_peers", "torch"),
+}
 
 
 class Import(NamedTuple):
