@@ -53,8 +53,8 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for stage in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{stage}")(x)
             maps.append(x)
         return maps
 
@@ -90,7 +90,8 @@ class MobileNetV2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        features, inputs = [_conv_relu6(3, 32, 3, 2)], 32
+        features: list[nn.Module] = [_conv_relu6(3, 32, 3, 2)]
+        inputs = 32
         for expansion, outputs, stride in self.BLOCKS:
             features.append(InvertedResidual(inputs, outputs, stride, expansion))
             inputs = outputs
@@ -158,8 +159,8 @@ class ShuffleNetV2(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = functional.max_pool2d(self.conv1(x), 3, 2, 1)
         maps = [x]
-        for stage in (self.stage2, self.stage3, self.stage4):
-            x = stage(x)
+        for stage in (2, 3, 4):
+            x = self.get_submodule(f"stage{stage}")(x)
             maps.append(x)
         return maps
 

@@ -23,10 +23,10 @@ class Row:
         table: what the line is compared by.
         model: fields of `ModelConfig`.
         loss: fields of `LossConfig`.
-        gflops: multiply-accumulates at 512x1024 in units of 1e9 that the paper prints, as far as
-            notes or tables that cite it say; None where none do.
-        unverified_gflops: a number that nobody who cites the paper is at hand for, but that fits
-            the arithmetic of its neighbours. Check it against the paper before quoting it.
+        gflops: multiply-accumulates at 512x1024 in units of 1e9 that the paper prints, as far
+            as notes or tables that cite it say; None where none do.
+        unverified_gflops: a number that no source at hand cites, but that fits the arithmetic
+            of its neighbours. Check it against the paper before quoting it.
         remark: why ours must differ from the paper's by more than the paper's network does.
     """
 
@@ -48,8 +48,8 @@ def ablate(config: Config, name: str) -> Config:
         given = f"row {name!r} is not known" if name else "no row is given"
         raise ConfigError(
             f"{given}; give --config FILE:ROW with one of "
-            f"{', '.join(row for row in ROWS if not row.startswith('boosters_'))}, or boosters_ "
-            f"and any of {', '.join(BOOSTERS)} in this order, such as boosters_s3_s5"
+            f"{', '.join(row for row in ROWS if not row.startswith('boosters_'))}, or "
+            f"boosters_ and any of {', '.join(BOOSTERS)} in this order, such as boosters_s3_s5"
         )
     row = ROWS[name]
     return dataclasses.replace(
@@ -117,12 +117,12 @@ def _booster_positions() -> dict[str, Row]:
 def _large() -> dict[str, Row]:
     """Alpha and d, with boosters and hard pixels (Table 5), and the large network of both."""
     loss = {"ohem": True}
-    widths = {100: (21.15, None), 125: (), 150: (), 175: (), 200: ()}
+    widths = {100: 21.15, 125: None, 150: None, 175: None, 200: None}
     depths = {1: (21.15, None), 2: (None, 25.26), 3: (None, 29.38), 4: (None, 33.50)}
     return (
         {
             f"alpha_{percent / 100:g}".replace(".", "_"): Row(
-                "alpha", {"width": percent / 100}, loss, *gflops
+                "alpha", {"width": percent / 100}, loss, gflops
             )
             for percent, gflops in widths.items()
         }

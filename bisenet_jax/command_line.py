@@ -94,8 +94,8 @@ def _check_config_file(words: str) -> None:
         raise ConfigError(f"--config {path!r} must be a Python file with a get_config function")
     if colon and not _takes_a_row(Path(path)):
         raise ConfigError(
-            f"--config {path!r} has no rows to choose {row!r} from; leave the colon out, or give "
-            "a file of configs/ablations/"
+            f"--config {path!r} has no rows to choose {row!r} from; leave the colon out, or "
+            "give a file of configs/ablations/"
         )
 
 

@@ -221,7 +221,7 @@ def _product_macs(equation: Equation) -> int:
 
 
 def main(height: int = 512, width: int = 1024) -> None:
-    """Print parameters and GMACs of each preset, and of the paper's comparisons beside its own."""
+    """Print parameters and GMACs of each preset, and of the paper's rows beside its numbers."""
     print(f"Inference at {height}x{width}, 19 classes, without boosters; GMAC by block\n")
     print(f"{'preset':<12}{'parameters':>12}{'GMAC':>9}", *(f"{name:>16}" for name in BLOCKS))
     for preset in PRESETS:
@@ -249,8 +249,8 @@ The paper's comparisons, its network but for one thing, at 512x1024
 
 GFLOPs are counted as the authors' tool does: MACs of convolutions, batch norm, activations,
 pools. The network's differ from the paper's {_PAPER} by the width of its head, C_t, which no
-source prints; "beyond" is what a row differs by beside that. Numbers with a ? are remembered and
-fit the arithmetic, but no source at hand cites them: do not quote them as the paper's.
+source prints; "beyond" is what a row differs by beside that. Numbers with a ? are remembered
+and fit the arithmetic, but no source at hand cites them: do not quote them as the paper's.
 
 {"row":<20}{"parameters":>12}{"GMAC":>9}{"GFLOPs":>9}{"paper":>9}{"less it":>9}{"beyond":>9}
 """

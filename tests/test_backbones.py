@@ -83,7 +83,9 @@ def test_maps_are_the_twins(backbone, checkpoints):
 
 def test_what_does_not_fit_is_named(tmp_path, checkpoints):
     path, tensors = checkpoints["resnet18"]
-    with pytest.raises(WeightsError, match="does not fit mobilenetv2: features.0.0.weight is m"):
+    with pytest.raises(
+        WeightsError, match="does not fit mobilenetv2: features.0.0.weight is m"
+    ):
         read_backbone("mobilenetv2", str(path))
     bent = tensors | {"bn1.weight": np.ones(3, np.float32), "extra": np.ones(1, np.float32)}
     del bent["conv1.weight"]
@@ -112,7 +114,10 @@ def test_a_run_starts_from_the_backbone(tiny_config, checkpoints, capsys):
     state, start = start_from(before, initial, CITYSCAPES)
     assert len(start.loaded) == 100 and not (start.skipped or start.mismatched)
     assert "loaded: semantic_branch 100" in start.describe()
-    here, fresh = flatten_dict(state.variables, sep="/"), flatten_dict(before.variables, sep="/")
+    here, fresh = (
+        flatten_dict(state.variables, sep="/"),
+        flatten_dict(before.variables, sep="/"),
+    )
     np.testing.assert_array_equal(
         here["batch_stats/semantic_branch/backbone/layer4_1/shortcut/bn/mean"],
         tensors["layer4.0.downsample.1.running_mean"],
@@ -126,7 +131,10 @@ def test_a_run_starts_from_the_backbone(tiny_config, checkpoints, capsys):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"part": "head"}, "config.init.part 'head' is not known; choose from network, backbone"),
+        (
+            {"part": "head"},
+            "config.init.part 'head' is not known; choose from network, backbone",
+        ),
         ({"part": "backbone"}, "part backbone needs config.init.weights"),
         (
             {"part": "backbone", "weights": "x", "allow_partial": True},
@@ -170,7 +178,9 @@ def test_the_network_around_it(backbone, channels):
     # Alpha widens the Detail Branch and what joins it, and leaves the backbone alone.
     branch = params["semantic_branch"]
     assert branch["project"]["conv"]["kernel"].shape == (1, 1, channels[-1], 32)
-    biases = [name for name in flatten_dict(branch["backbone"]) if name[-2:] == ("conv", "bias")]
+    biases = [
+        name for name in flatten_dict(branch["backbone"]) if name[-2:] == ("conv", "bias")
+    ]
     assert not biases and "bias" in branch["project"]["conv"]
 
 

@@ -191,7 +191,7 @@ def paper_flops(**fields):
 
 @pytest.mark.parametrize("table", ["lambda", "expansion", "depth"])
 def test_rows_differ_from_each_other_as_the_papers_do(table):
-    """To 0.05 G, by the count of the authors' tool: which the network without a bend follows."""
+    """To 0.05 G, by the count of the authors' tool."""
     rows = [row for row in ROWS.values() if row.table == table]
     assert len(rows) >= 4
     for row in rows:
@@ -200,7 +200,7 @@ def test_rows_differ_from_each_other_as_the_papers_do(table):
 
 
 def test_other_work_by_hand():
-    """One layer: batch norm makes two, ReLU one for each number; pools one for each they read."""
+    """Batch norm makes two, ReLU one for each number, pools one for each that they read."""
     model = build_model(fusion="detail", detail_channels=(2, 2, 2), head_channels=2)
     outputs = 2 * (2 * 32 * 32 + 3 * 16 * 16 + 4 * 8 * 8)
     assert count_paper_flops(model, 64, 64) - count_model_macs(model, 64, 64) == 3 * outputs
@@ -212,6 +212,6 @@ def test_other_work_by_hand():
     def others(model):
         return count_paper_flops(model, 64, 64) - count_model_macs(model, 64, 64)
 
-    # The second depth-wise layers have a batch norm and no ReLU; inside they are six times wide.
+    # The second depth-wise layers have a batch norm and no ReLU, and are six times as wide.
     second = 2 * (6 * 2 * 8 * 8 + 6 * 4 * 4 * 4 + 6 * 64 * 2 * 2)
     assert others(model) - others(bare) == second

@@ -80,8 +80,9 @@ def _require_fit(
     if misfits:
         more = f" and {len(misfits) - 8} more" if len(misfits) > 8 else ""
         raise WeightsError(
-            f"{path} does not fit {backbone}: {'; '.join(misfits[:8])}{more}. Give torchvision's "
-            "weights of that network, or set config.model.semantic_branch to the one they are of"
+            f"{path} does not fit {backbone}: {'; '.join(misfits[:8])}{more}. Give "
+            "torchvision's weights of that network, or set config.model.semantic_branch to the "
+            "one they are of"
         )
 
 

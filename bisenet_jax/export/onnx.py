@@ -71,9 +71,9 @@ def export_onnx(
             raise ConfigError(f"{name} {size} must be at least 1")
     if not is_described(weights.model):
         raise ExportError(
-            f"a network with semantic_branch {weights.model.semantic_branch!r} cannot be written "
-            "as ONNX: export it with --format stablehlo or safetensors, or train the paper's own "
-            "branch, gather_expansion"
+            f"a network with semantic_branch {weights.model.semantic_branch!r} cannot be "
+            "written as ONNX: export it with --format stablehlo or safetensors, or train the "
+            "paper's own branch, gather_expansion"
         )
     weights = in_float32(weights)
     if io == UINT8_LABELS and weights.model.num_classes > 256:

@@ -6,13 +6,13 @@ gains.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from bisenet_jax.fast.description import compute_logits, is_described
-from bisenet_jax.fast.folding import Convolution, Folded, ScaleShift, fold_batchnorm
+from bisenet_jax.fast.folding import Convolution, ScaleShift, fold_batchnorm
 from bisenet_jax.fast.winograd import PLACES, transform_kernel, winograd_conv
 from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs, without_boosters
 from bisenet_jax.model.layers import average_pool, depthwise_by_shifts, max_pool
@@ -96,7 +96,7 @@ class FastNetwork:
         if is_training:
             raise ValueError("a FastNetwork only infers; train the BiSeNetV2 it was made of")
         if not is_described(self.model):
-            return self.model.apply(parameters, images, is_training=False)
+            return cast(Outputs, self.model.apply(parameters, images, is_training=False))
         dtype = jnp.dtype(self.model.dtype)
         operators = _ArrayOperators(self.lowerings)
         logits_8 = compute_logits(operators, self.model, parameters, images.astype(dtype))

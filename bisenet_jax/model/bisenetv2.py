@@ -127,19 +127,24 @@ class BiSeNetV2(nn.Module):
             frozen_batch_norm=self.frozen_batch_norm,
         )
         images = images.astype(options.dtype)
-        semantic: SemanticStages | None = None
-        if self.fusion != "detail":
-            semantic = self._semantic_branch(options)(images, is_training=is_training)
-        if self.fusion == "semantic":
-            aggregate_8 = upsample(semantic.context_32, 4, self.bga_upsampling)
+        detail_branch = DetailBranch(
+            self._widen(self.detail_channels), options=options, name="detail_branch"
+        )
+        stages: tuple[jax.Array, ...] = ()  # that boosters read
+        if self.fusion == "detail":
+            aggregate_8 = detail_branch(images, is_training=is_training)
         else:
-            aggregate_8 = DetailBranch(
-                self._widen(self.detail_channels), options=options, name="detail_branch"
-            )(images, is_training=is_training)  # [B, H/8, W/8, 128]
-        if self.fusion in ("bga", "sum", "concat"):
-            aggregate_8 = self._aggregation(options)(
-                aggregate_8, semantic.context_32, is_training=is_training
+            semantic: SemanticStages = self._semantic_branch(options)(
+                images, is_training=is_training
             )
+            stages, context_32 = semantic[:-1], semantic.context_32
+            if self.fusion == "semantic":
+                aggregate_8 = upsample(context_32, 4, self.bga_upsampling)
+            else:
+                detail_8 = detail_branch(images, is_training=is_training)  # [B, H/8, W/8, 128]
+                aggregate_8 = self._aggregation(options)(
+                    detail_8, context_32, is_training=is_training
+                )  # [B, H/8, W/8, 128]
 
         head_fields = {
             "dropout_rate": self.dropout_rate,
@@ -151,7 +156,7 @@ class BiSeNetV2(nn.Module):
         )(aggregate_8, is_training=is_training)
         if not is_training:
             return Outputs(logits_8, boosters=())
-        if semantic is None:
+        if not stages:
             return Outputs(logits_8, boosters=(None,) * len(BOOSTER_NAMES))
         # Boosters read the stages before Context Embedding (Figure 3), in training only.
         booster_head = BOOSTER_FORMS[self.booster_form]
@@ -160,7 +165,7 @@ class BiSeNetV2(nn.Module):
                 stage, is_training=is_training
             )
             for name, channels, stage in zip(
-                BOOSTER_NAMES, self.booster_channels, semantic[:4], strict=True
+                BOOSTER_NAMES, self.booster_channels, stages, strict=True
             )
         )
         return Outputs(logits_8, boosters)

@@ -1,6 +1,7 @@
 """The paper's comparisons on Cityscapes, a row each, from scratch: not yet measured.
 
-    python train.py --config configs/ablations/cityscapes.py:lambda_1_8 --workdir runs/lambda_1_8
+    python train.py --config configs/ablations/cityscapes.py:lambda_1_8 \\
+        --workdir runs/lambda_1_8
 
 Everything is as in configs/cityscapes.py but for the fields of the row; docs/ablations.md lists
 the rows, and so does the message for a wrong one. A backbone starts from ImageNet with

@@ -1,4 +1,4 @@
-"""Any lightweight network as Semantic Branch (paper, section 4.2); docs/backbones.md adds one."""
+"""Any lightweight network as Semantic Branch (paper, 4.2); docs/backbones.md adds one."""
 
 from dataclasses import replace
 
@@ -22,11 +22,11 @@ BACKBONES = {
 class BackboneBranch(nn.Module):
     """A backbone where `SemanticBranch` would stand: `[B, H, W, 3] -> SemanticStages`.
 
-    The paper does not say how the two fit together. Here a 1x1 convolution brings the last map
-    to the width of the aggregation, and Context Embedding follows, as in the paper's own branch.
+    How the paper fits the two together is not known. Here a 1x1 convolution brings the last map
+    to the width of the aggregation, and Context Embedding follows, as in the paper's branch.
 
     Attributes:
-        backbone: a name of `BACKBONES`; its convolutions have no bias, whatever the options say.
+        backbone: a name of `BACKBONES`; its convolutions have no bias, whatever options say.
         channels: of `context_32`.
         use_context_embedding, context_last_form: as in `SemanticBranch`.
     """
@@ -50,4 +50,4 @@ class BackboneBranch(nn.Module):
             x = ContextEmbedding(
                 self.context_last_form, options=self.options, name="context_embedding"
             )(x, is_training=is_training)
-        return SemanticStages(*stages, x)
+        return SemanticStages._make([*stages, x])

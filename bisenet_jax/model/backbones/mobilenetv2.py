@@ -52,9 +52,9 @@ class InvertedBottleneck(nn.Module):
                 name="expand",
             )(y, is_training=is_training)
             y = nn.relu6(y)
-        y = DepthwiseConvBatchNorm(
-            stride=self.stride, options=self.options, name="depthwise"
-        )(y, is_training=is_training)
+        y = DepthwiseConvBatchNorm(stride=self.stride, options=self.options, name="depthwise")(
+            y, is_training=is_training
+        )
         y = ConvBatchNorm(
             self.features, kernel_size=1, use_relu=False, options=self.options, name="project"
         )(nn.relu6(y), is_training=is_training)
