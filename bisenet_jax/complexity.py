@@ -109,9 +109,10 @@ def _count_other_work(program: Jaxpr, scopes: tuple[str, ...] = ()) -> int:
         name = equation.primitive.name
         stack = str(equation.source_info.name_stack)
         inner_scopes = (*scopes, *stack.split("/")) if stack else scopes
-        # Of a batch norm's three operations the subtraction can be had for nothing.
-        is_norm = name in ("mul", "add") and inner_scopes[-1:] == ("bn",)
-        if is_norm or name in ("max", "logistic"):
+        # A batch norm subtracts once, and what else it does to the whole map counts as two.
+        if name == "sub" and inner_scopes[-1:] == ("bn",):
+            total += 2 * prod(equation.outvars[0].aval.shape)
+        elif name in ("max", "logistic"):
             total += prod(equation.outvars[0].aval.shape)
         elif name.startswith("reduce_window") or name == "reduce_sum":
             total += prod(equation.invars[0].aval.shape)

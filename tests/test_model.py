@@ -324,13 +324,12 @@ IN_TRAINING = {
     "batch_norm_momentum": 0.5,
 }
 WITHOUT_EFFECT = {"depthwise_lowering": "conv"}
-IN_TEST_BACKBONES = {"semantic_branch": "resnet18"}
+IN_OTHER_FILES = {"semantic_branch": "test_backbones", "frozen_batch_norm": "test_gradients"}
 
 
 def test_every_field_has_its_test():
     fields = set(BiSeNetV2.__dataclass_fields__) - {"parent", "name"}
-    tables = [SIZES, FORWARD, AT_INITIALIZATION, IN_TRAINING, WITHOUT_EFFECT]
-    tables.append(IN_TEST_BACKBONES)
+    tables = [SIZES, FORWARD, AT_INITIALIZATION, IN_TRAINING, WITHOUT_EFFECT, IN_OTHER_FILES]
     assert fields == set().union(*tables) and len(fields) == sum(map(len, tables))
 
 

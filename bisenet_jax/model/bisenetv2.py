@@ -233,6 +233,12 @@ class BiSeNetV2(nn.Module):
         for name in ("num_classes", "expansion", "depth", "head_channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(
+                f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
+            )
+        if self.fusion == "detail" or self.semantic_branch in BACKBONES:
+            return
         widths = self.detail_channels[-1], self.semantic_late_channels[-1]
         if self.fusion == "sum" and widths[0] != widths[1]:
             raise ConfigError(
@@ -245,10 +251,6 @@ class BiSeNetV2(nn.Module):
             raise ConfigError(
                 f"semantic_ratio {self.semantic_ratio} and width {self.width} leave the "
                 "Semantic Branch fewer than 2 channels; raise one of them"
-            )
-        if not 0 <= self.dropout_rate < 1:
-            raise ConfigError(
-                f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
             )
 
     def _semantic_channels(self) -> tuple[int, int, int, int]:
