@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a fault of the program (with its traceback), 2 something t
 mend (one line on standard error), 130 interrupted, 141 whoever read the output has left.
 """
 
+import ast
 import difflib
 import importlib.util
 import os
@@ -102,8 +103,27 @@ def _check_config_keys(arguments: list[str]) -> None:
             _check_config_file(path)
 
 
-def _check_config_file(path: str) -> None:
+def _check_config_file(words: str) -> None:
+    """`FILE`, or `FILE:ROW` for a file whose get_config takes the name of a row."""
+    path, colon, row = words.partition(":")
     if not Path(path).is_file():
         raise ConfigError(f"--config {path!r} is not a file; the project's own are in configs/")
     if importlib.util.spec_from_file_location("config", path) is None:
         raise ConfigError(f"--config {path!r} must be a Python file with a get_config function")
+    if colon and not _takes_a_row(Path(path)):
+        raise ConfigError(
+            f"--config {path!r} has no rows to choose {row!r} from; leave the colon out, or "
+            "give a file of configs/ablations/"
+        )
+
+
+def _takes_a_row(path: Path) -> bool:
+    # Read and not run: running it is the flag's business, which says what is wrong with it.
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return True
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == "get_config" and node.args.args
+        for node in tree.body
+    )

@@ -4,9 +4,11 @@ One MAC is one multiplication and its addition; the paper's "GFLOPs" are MACs. C
 convolutions and matrix products, from the shapes in the program that JAX traces; batch norm,
 activations, pooling and element-wise arithmetic are not.
 
-python -m bisenet_jax.complexity prints the count of each preset.
+python -m bisenet_jax.complexity prints the count of each preset, and of each row of the paper's
+comparisons beside the number that it prints.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bisenet_jax.ablations import ROWS, Row
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.model.presets import PRESETS, build_model
 
@@ -70,20 +73,52 @@ def count_block_macs(
     Convolutions only: resizing is free by the paper's convention, though the align-corners
     form of it is written as a matrix product.
     """
+    macs = dict.fromkeys(BLOCKS, 0)
+    for term in _terms(_trace_inference(model, height, width, batch)):
+        if term.primitive == "conv_general_dilated":
+            macs[term.scopes[1]] += term.macs
+    return macs
+
+
+def count_paper_flops(model: BiSeNetV2, height: int, width: int) -> int:
+    """What the authors' tool would print for one image, as read in their code of BiSeNet V1.
+
+    MACs of the convolutions, two for each number that batch norm makes, one for each that ReLU
+    or a sigmoid makes, and for each that a pool reads. Biases and resizing are free here.
+    """
+    program = _trace_inference(model, height, width, 1)
+    macs = sum(t.macs for t in _terms(program) if t.primitive == "conv_general_dilated")
+    return macs + _count_other_work(program)
+
+
+def _trace_inference(model: BiSeNetV2, height: int, width: int, batch: int) -> Jaxpr:
     # Written as shifts, a depth-wise convolution is multiply-adds that no shape tells from
     # other arithmetic. As a convolution it is the same numbers and can be seen.
     model = model.clone(depthwise_lowering="conv")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
     # Module names reach the traced program as named scopes, which Flax lets users turn off.
     with nn.override_named_call(True):
-        program = jax.make_jaxpr(partial(model.apply, is_training=False))(
+        return jax.make_jaxpr(partial(model.apply, is_training=False))(
             abstract_variables(model), images
         )
-    macs = dict.fromkeys(BLOCKS, 0)
-    for term in _terms(program):
-        if term.primitive == "conv_general_dilated":
-            macs[term.scopes[1]] += term.macs
-    return macs
+
+
+def _count_other_work(program: Jaxpr, scopes: tuple[str, ...] = ()) -> int:
+    total = 0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        stack = str(equation.source_info.name_stack)
+        inner_scopes = (*scopes, *stack.split("/")) if stack else scopes
+        # A batch norm subtracts once, and what else it does to the whole map counts as two.
+        if name == "sub" and inner_scopes[-1:] == ("bn",):
+            total += 2 * prod(equation.outvars[0].aval.shape)
+        elif name in ("max", "logistic"):
+            total += prod(equation.outvars[0].aval.shape)
+        elif name.startswith("reduce_window") or name == "reduce_sum":
+            total += prod(equation.invars[0].aval.shape)
+        for inner in _programs(equation.params.values()):
+            total += _count_other_work(inner, inner_scopes)
+    return total
 
 
 def count_training_macs(model: BiSeNetV2, height: int, width: int) -> int:
@@ -187,7 +222,7 @@ def _product_macs(equation: Equation) -> int:
 
 
 def main(height: int = 512, width: int = 1024) -> None:
-    """Print parameters and GMACs of each preset's inference network."""
+    """Print parameters and GMACs of each preset, and of the paper's rows beside its numbers."""
     print(f"Inference at {height}x{width}, 19 classes, without boosters; GMAC by block\n")
     print(f"{'preset':<12}{'parameters':>12}{'GMAC':>9}", *(f"{name:>16}" for name in BLOCKS))
     for preset in PRESETS:
@@ -196,6 +231,41 @@ def main(height: int = 512, width: int = 1024) -> None:
         macs = count_block_macs(model, height, width)
         blocks = (f"{macs[name] / 1e9:>16.3f}" for name in BLOCKS)
         print(f"{preset:<12}{parameters:>12,}{sum(macs.values()) / 1e9:>9.3f}", *blocks)
+    print(_HEADING)
+    base = count_paper_flops(build_model(), height, width) / 1e9
+    for name, row in ROWS.items():
+        # Boosters and losses change nothing of inference.
+        if row.model:
+            model = build_model(**row.model)
+            parameters = count_parameters(abstract_variables(model)["params"])
+            gmacs = count_model_macs(model, height, width) / 1e9
+            gflops = count_paper_flops(model, height, width) / 1e9
+            comparison = _compare(row, gflops, base)
+            print(f"{name:<20}{parameters:>12,}{gmacs:>9.3f}{gflops:>9.2f}{comparison}")
+
+
+_PAPER = ROWS["bga"].gflops or math.nan
+_HEADING = f"""
+The paper's comparisons, its network but for one thing, at 512x1024
+
+GFLOPs are counted as the authors' tool does: MACs of convolutions, batch norm, activations,
+pools. The network's differ from the paper's {_PAPER} by the width of its head, C_t, which no
+source prints; "beyond" is what a row differs by beside that. Numbers with a ? are remembered
+and fit the arithmetic, but no source at hand cites them: do not quote them as the paper's.
+
+{"row":<20}{"parameters":>12}{"GMAC":>9}{"GFLOPs":>9}{"paper":>9}{"less it":>9}{"beyond":>9}
+"""
+
+
+def _compare(row: Row, gflops: float, base: float) -> str:
+    """What the paper prints, how far ours is from it, and why, in columns."""
+    paper = row.gflops or row.unverified_gflops
+    if paper is None:
+        return f"{'-':>8}"
+    mark = " " if row.gflops else "?"
+    beyond = gflops - paper - (base - _PAPER)
+    remark = f"  {row.remark}" if row.remark else ""
+    return f"{paper:>8.2f}{mark}{gflops - paper:>+9.2f}{beyond:>+9.2f}{remark}"
 
 
 if __name__ == "__main__":

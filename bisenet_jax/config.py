@@ -4,17 +4,13 @@ A file in `configs/` returns a `Config`; the command line overrides single field
 `--config.train.steps=100`. By convention nothing writes to a config after `validate`.
 """
 
-import dataclasses
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any
 
+from bisenet_jax.config_checks import check_choice, check_numbers, check_range, check_types
 from bisenet_jax.errors import ConfigError
 
 STRIDE = 32
-_LARGEST = 2**53  # up to here float64 tells whole numbers apart
 SOURCES = ("synthetic", "folder", "cityscapes", "camvid", "coco_stuff")
 
 
@@ -32,6 +28,11 @@ class ModelConfig:
     depth: int | None = None  # d
     head_channels: int | None = None
     booster_channels: tuple[int, ...] | None = None
+    fusion: str | None = None
+    semantic_branch: str | None = None
+    gather_kernel_size: int | None = None
+    use_second_depthwise: bool | None = None
+    use_context_embedding: bool | None = None
     expansion_place: str | None = None
     use_depthwise_relu: bool | None = None
     is_zero_initialized: bool | None = None
@@ -58,6 +59,9 @@ class InitConfig:
     """What the network starts from."""
 
     weights: str = ""  # a weights file; empty: kernels are drawn at random
+    # What the file holds: network, one of ours; or backbone, torchvision's weights of
+    # config.model.semantic_branch (docs/backbones.md).
+    part: str = "network"
     # Start also from another network's weights, with those of the tensors that fit.
     allow_partial: bool = False
 
@@ -173,12 +177,13 @@ class Config:
 
 def validate(config: Config) -> Config:
     """The same config, or a ConfigError that names the value, the rule and the cure."""
-    _check_types(config, "config")
+    check_types(config, "config")
     data, augment, loss = config.data, config.augment, config.loss
     optimizer, train = config.optimizer, config.train
-    _check_choice(
+    check_choice(
         {
             "config.data.source": (data.source, SOURCES),
+            "config.init.part": (config.init.part, ("network", "backbone")),
             "config.data.cache": (data.cache, ("none", "jpeg", "array")),
             "config.data.sampling": (data.sampling, ("uniform", "balanced")),
             "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
@@ -188,10 +193,21 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             "config.init.allow_partial needs config.init.weights, the file to start from"
         )
-    if config.model.frozen_batch_norm and not config.init.weights:
+    is_backbone = config.init.part == "backbone"
+    if is_backbone and (not config.init.weights or config.init.allow_partial):
         raise ConfigError(
-            "config.model.frozen_batch_norm needs config.init.weights: without them there are "
-            "no statistics to normalise by"
+            "config.init.part backbone needs config.init.weights, a file of torchvision's, and "
+            "takes it whole or not at all: leave config.init.allow_partial out"
+        )
+    if config.model.frozen_batch_norm and (not config.init.weights or is_backbone):
+        raise ConfigError(
+            "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
+            "without them there are no statistics to normalise by"
+        )
+    if config.model.fusion == "detail" and any(loss.booster_weights):
+        raise ConfigError(
+            "config.model.fusion detail has no Semantic Branch for boosters to learn from: set "
+            "config.loss.booster_weights to (0.0, 0.0, 0.0, 0.0)"
         )
     if not 0 <= optimizer.ema_decay < 1:
         raise ConfigError(
@@ -248,7 +264,7 @@ def validate(config: Config) -> Config:
             f"config.loss.booster_weights {loss.booster_weights} must hold four weights, "
             "for Stem, S3, S4 and S5; 0 leaves a booster out"
         )
-    _check_range(
+    check_range(
         {
             "config.augment.flip_probability": (augment.flip_probability, 0, 1),
             "config.augment.shrink": (augment.shrink, 1, 2),
@@ -286,65 +302,5 @@ def validate(config: Config) -> Config:
             "config.train.seed": (train.seed, 0, 2**31 - 1),
         }
     )
-    _check_numbers(config, "config")
+    check_numbers(config, "config")
     return config
-
-
-def _check_types(section: Any, prefix: str) -> None:
-    for name, hint in typing.get_type_hints(type(section)).items():
-        value, dotted = getattr(section, name), f"{prefix}.{name}"
-        if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
-            _check_types(value, dotted)
-        elif not _fits(value, hint):
-            readable = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-            raise ConfigError(f"{dotted} {value!r} must be of type {readable}")
-
-
-def _check_numbers(section: Any, prefix: str) -> None:
-    for field_ in dataclasses.fields(section):
-        value, dotted = getattr(section, field_.name), f"{prefix}.{field_.name}"
-        if dataclasses.is_dataclass(value):
-            _check_numbers(value, dotted)
-        elif not _is_number_to_compute_with(value):
-            raise ConfigError(
-                f"{dotted} {value!r} must be finite, and not beyond {_LARGEST:,} on either side"
-            )
-
-
-def _is_number_to_compute_with(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_number_to_compute_with, value))
-    # nan lies nowhere.
-    return not isinstance(value, int | float) or -_LARGEST <= value <= _LARGEST
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        if items[-1] is Ellipsis:
-            return all(_fits(item, items[0]) for item in value)
-        return len(value) == len(items) and all(map(_fits, value, items))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _check_choice(fields: dict[str, tuple[str, tuple[str, ...]]]) -> None:
-    for name, (value, choices) in fields.items():
-        if value not in choices:
-            raise ConfigError(
-                f"{name} {value!r} is not known; choose from {', '.join(choices)}"
-            )
-
-
-def _check_range(fields: dict[str, tuple[float, float, float]]) -> None:
-    for name, (value, low, high) in fields.items():
-        if not low <= value <= high:
-            bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            raise ConfigError(f"{name} {value} must be {bound}")

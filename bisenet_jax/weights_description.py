@@ -70,9 +70,21 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+# What every network was that a file of before these fields describes.
+_BEFORE_FIELDS_CAME = {
+    "fusion": "bga",
+    "semantic_branch": "gather_expansion",
+    "gather_kernel_size": 3,
+    "use_second_depthwise": True,
+    "use_context_embedding": True,
+}
+
+
 def _build_model(fields: Any) -> BiSeNetV2:
     # A field that is absent has no default here: the switch was thrown one way or the other.
-    known, given = model_fields(BiSeNetV2()), dict(_tuples(fields))
+    known = model_fields(BiSeNetV2())
+    # Any other absent field has no default: the switch was thrown one way or the other.
+    given: dict[str, Any] = {**_BEFORE_FIELDS_CAME, **dict(_tuples(fields))}
     differing = sorted(known.keys() ^ given.keys())
     if differing:
         raise ConfigError(f"the model's field {differing[0]} is on one side only")

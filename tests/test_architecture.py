@@ -22,7 +22,9 @@ FLOORS = [
     {
         "bisenet_jax.errors",
         "bisenet_jax.files",
+        "bisenet_jax.ablations",
         "bisenet_jax.config",
+        "bisenet_jax.config_checks",
         "bisenet_jax.config_file",
         "bisenet_jax.resize",
         "bisenet_jax.normalization",
@@ -45,6 +47,11 @@ FLOORS = [
         "bisenet_jax.fast",
         "bisenet_jax.weights",
         "bisenet_jax.weights_description",
+        # A training may start from a file of others.
+        "bisenet_jax.convert.backbones",
+        "bisenet_jax.convert.checkpoint",
+        "bisenet_jax.convert.names",
+        "bisenet_jax.convert.tensors",
     },
     {
         "bisenet_jax.evaluation",
@@ -98,7 +105,8 @@ ROOMS = {
         "bisenet_jax.model",
         "bisenet_jax.resize",
     },
-    "bisenet_jax.config": {"bisenet_jax.errors"},
+    "bisenet_jax.config_checks": {"bisenet_jax.errors"},
+    "bisenet_jax.config": {"bisenet_jax.errors", "bisenet_jax.config_checks"},
     "bisenet_jax.errors": set(),
 }
 
@@ -121,6 +129,7 @@ INSIDE_FUNCTIONS_ONLY = {
 # But the twin is made of it, and whoever imports the twin wants it.
 AT_LOAD_TIME = {
     ("benchmarks.torch_bisenetv2", "torch"),
+    ("benchmarks.torch_backbones", "torch"),
     ("benchmarks.torch_network", "torch"),
     ("benchmarks.torch_training", "torch"),
 }

@@ -1,6 +1,6 @@
 """Counts of parameters and multiply-accumulates, against hand counts and published figures."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from bisenet_jax import complexity
+from bisenet_jax.ablations import ROWS
 from bisenet_jax.complexity import (
     BLOCKS,
     abstract_variables,
     count_block_macs,
     count_macs,
     count_model_macs,
+    count_paper_flops,
     count_parameters,
 )
 from bisenet_jax.model.presets import build_model
@@ -163,6 +165,53 @@ def test_published_parameters(preset, classes, parameters):
 
 def test_table_has_a_line_for_each_preset(capsys, monkeypatch):
     monkeypatch.setattr(complexity, "PRESETS", ("paper",))
+    monkeypatch.setattr(complexity, "ROWS", {})
     complexity.main(64, 64)
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split()[:2] == ["paper", "5,143,491"]
+
+
+def test_table_has_the_papers_number_and_the_difference(capsys, monkeypatch):
+    monkeypatch.setattr(complexity, "PRESETS", ())
+    names = ("bga", "lambda_1_8", "lambda_1_16", "no_context")
+    monkeypatch.setattr(complexity, "ROWS", {name: ROWS[name] for name in names})
+    complexity.main()
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert lines["lambda_1_8"] == ["5,029,035", "18.928", "19.06", "19.93", "-0.87", "+0.00"]
+    # A number that nobody cites is marked, and one that is not known is not printed.
+    assert lines["lambda_1_16"][3] == "19.61?" and lines["no_context"][3:] == ["-"]
+    assert "bga" not in lines
+
+
+@cache
+def paper_flops(**fields):
+    return count_paper_flops(build_model(**fields), 512, 1024) / 1e9
+
+
+@pytest.mark.parametrize("table", ["lambda", "expansion", "depth"])
+def test_rows_differ_from_each_other_as_the_papers_do(table):
+    """To 0.05 G, by the count of the authors' tool."""
+    rows = [row for row in ROWS.values() if row.table == table]
+    assert len(rows) >= 4
+    for row in rows:
+        published = (row.gflops or row.unverified_gflops) - 21.15
+        assert abs(paper_flops(**row.model) - paper_flops() - published) < 0.05, row
+
+
+def test_other_work_by_hand():
+    """Batch norm makes two, ReLU one for each number, pools one for each that they read."""
+    model = build_model(fusion="detail", detail_channels=(2, 2, 2), head_channels=2)
+    outputs = 2 * (2 * 32 * 32 + 3 * 16 * 16 + 4 * 8 * 8)
+    assert count_paper_flops(model, 64, 64) - count_model_macs(model, 64, 64) == 3 * outputs
+    model = build_model(
+        fusion="semantic", use_context_embedding=False, semantic_ratio=1 / 32, head_channels=2
+    )
+    bare = model.clone(use_second_depthwise=False)
+
+    def others(model):
+        return count_paper_flops(model, 64, 64) - count_model_macs(model, 64, 64)
+
+    # The second depth-wise layers have a batch norm and no ReLU, and are six times as wide.
+    second = 2 * (6 * 2 * 8 * 8 + 6 * 4 * 4 * 4 + 6 * 64 * 2 * 2)
+    assert others(model) - others(bare) == second

@@ -253,6 +253,7 @@ def script(tmp_path_factory):
 
 
 FILE = "--config=configs/synthetic.py"
+ROWS = "--config=configs/ablations/camvid.py"
 
 
 def test_script_applies_overrides(script):
@@ -269,6 +270,14 @@ def test_script_applies_overrides(script):
     assert told["loss"]["ohem"] is True and told["augment"]["scales"] == [0.5, 1.0]
 
 
+def test_script_takes_a_row_and_overrides_on_top(script):
+    result = script(f"{ROWS}:large", "--config.model.depth=2")
+    assert (result.returncode, result.stderr) == (0, "")
+    told = eval(result.stdout)
+    assert (told["model"]["width"], told["model"]["depth"]) == (2.0, 2)
+    assert told["data"]["source"] == "camvid" and told["loss"]["ohem"] is True
+
+
 @pytest.mark.parametrize(
     "arguments, messages",
     [
@@ -279,11 +288,17 @@ def test_script_applies_overrides(script):
         ([FILE, "--config.train.steps=many"], ["config.train.steps", "many"]),
         ([FILE, "--config.train.steps=0"], ["config.train.steps 0 must be at least 1"]),
         (["--config=nowhere.py"], ["--config 'nowhere.py' is not a file"]),
+        ([f"{FILE}:large"], ["'configs/synthetic.py' has no rows to choose 'large' from"]),
+        ([f"{ROWS}:larg"], ["row 'larg' is not known", "one of detail_only, ", " large, "]),
+        ([ROWS], ["no row is given; give --config FILE:ROW with one of detail_only, "]),
         ([FILE, "--workdri=x"], ["workdri"]),
         ([FILE, "stray"], ["argument 'stray' is not a flag"]),
         ([], ["no configuration: give --config FILE"]),
     ],
-    ids=["unknown key", "wrong type", "broken rule", "no file", "no flag", "stray", "nothing"],
+    ids=[
+        *("unknown key", "wrong type", "broken rule", "no file", "no rows", "unknown row"),
+        *("no row", "no flag", "stray", "nothing"),
+    ],
 )
 def test_script_refuses(arguments, messages, script):
     result = script(*arguments)

@@ -297,6 +297,10 @@ SIZES = {
     "depth": 2,
     "head_channels": 16,
     "booster_channels": (4, 4, 4, 8),
+    "fusion": "concat",
+    "gather_kernel_size": 1,
+    "use_second_depthwise": False,
+    "use_context_embedding": False,
     "expansion_place": "depthwise",
     "stem_fuse_kernel_size": 3,
     "context_last_form": "conv_bn_relu",
@@ -320,11 +324,12 @@ IN_TRAINING = {
     "batch_norm_momentum": 0.5,
 }
 WITHOUT_EFFECT = {"depthwise_lowering": "conv"}
+IN_OTHER_FILES = {"semantic_branch": "test_backbones", "frozen_batch_norm": "test_gradients"}
 
 
 def test_every_field_has_its_test():
     fields = set(BiSeNetV2.__dataclass_fields__) - {"parent", "name"}
-    tables = [SIZES, FORWARD, AT_INITIALIZATION, IN_TRAINING, WITHOUT_EFFECT]
+    tables = [SIZES, FORWARD, AT_INITIALIZATION, IN_TRAINING, WITHOUT_EFFECT, IN_OTHER_FILES]
     assert fields == set().union(*tables) and len(fields) == sum(map(len, tables))
 
 
@@ -487,6 +492,33 @@ def test_dropout_mask_of_a_head(form, drops_whole_channels):
         ({"booster_channels": (8, 8, 0, 8)}, r"booster_channels .* must hold 4 .* above 0"),
         ({"expansion": 0}, "expansion 0 must be at least 1"),
         ({"semantic_ratio": 0.01}, "semantic_ratio 0.01 and width 1.0 leave .* raise one"),
+        ({"fusion": "add"}, "fusion 'add' is not known; choose from"),
+        ({"semantic_branch": "vgg"}, "semantic_branch 'vgg' is not known; choose from"),
+        ({"gather_kernel_size": 5}, "gather_kernel_size 5 is not known; choose from"),
+        (
+            {"fusion": "sum", "detail_channels": (64, 64, 64)},
+            "fusion 'sum' needs branches of equal width, not 64 and 128",
+        ),
+        (
+            {"fusion": "sum", "bga_pointwise_bias": True},
+            "bga_pointwise_bias True has no effect with fusion 'sum'; set it to False or leave",
+        ),
+        (
+            {"fusion": "detail", "expansion": 2},
+            "expansion 2 has no effect with fusion 'detail'; set it to 6",
+        ),
+        (
+            {"fusion": "semantic", "bga_relu": True},
+            "bga_relu True has no effect with fusion 'semantic'",
+        ),
+        (
+            {"semantic_branch": "resnet18", "depth": 3},
+            "depth 3 has no effect with semantic_branch 'resnet18'; set it to 1",
+        ),
+        (
+            {"use_context_embedding": False, "context_last_form": "conv_bn_relu"},
+            "context_last_form 'conv_bn_relu' has no effect with use_context_embedding False",
+        ),
         ({"dropout_rate": 1.0}, "dropout_rate 1.0 must be at least 0 and below 1"),
     ],
 )

@@ -58,7 +58,7 @@ def test_command(page, line, flags_of_script):
         assert used or script == "bench.py"
         for flag in used:
             assert flag in known or flag in legal_keys(), f"{script} has no --{flag}"
-    for path in re.findall(r"configs/\w+\.py", line):
+    for path in re.findall(r"configs/[\w/]+\.py", line):
         assert (ROOT / path).is_file()
     if words[:2] == ["python", "-m"]:
         module = words[2].replace(".", "/")

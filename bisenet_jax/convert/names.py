@@ -4,7 +4,7 @@ Each table maps a module of ours to theirs. `{conv,bn}` ends the name of a pair:
 called `conv` and `bn`, theirs by what stands in the braces.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES
 
@@ -151,7 +151,11 @@ def public_names(layout: str, names: Iterable[str]) -> dict[str, str]:
     Raises:
         KeyError: for a tensor that the public network does not have.
     """
-    modules = module_names(layout)
+    return leaf_names(module_names(layout), names)
+
+
+def leaf_names(modules: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The same by a table of modules, such as `{"head/classifier": "head.conv_out.1"}`."""
     found = {}
     for name in names:
         collection, _, rest = name.partition("/")
@@ -168,7 +172,7 @@ def module_names(layout: str) -> dict[str, str]:
         for layer in range(layers):
             theirs = _DETAIL[layout].format(stage=index + 1, index=index, layer=layer)
             ours = f"detail_branch/s{index + 1}_{layer + 1}"
-            names |= _expand(ours, theirs + ".{conv,bn}")
+            names |= expand(ours, theirs + ".{conv,bn}")
     boxes = [
         ("semantic_branch/stem", places["stem"], _STEM),
         ("semantic_branch/context_embedding", places["context_embedding"], _CONTEXT_EMBEDDING),
@@ -184,7 +188,7 @@ def module_names(layout: str) -> dict[str, str]:
         boxes.append((ours, theirs, _BOOSTER))
     for ours, theirs, table in boxes:
         for child, template in table[layout].items():
-            names |= _expand(f"{ours}/{child}", f"{theirs}.{template}")
+            names |= expand(f"{ours}/{child}", f"{theirs}.{template}")
     return names
 
 
@@ -203,7 +207,8 @@ def classifier_name(layout: str) -> str:
     return f"{head_prefix(layout)}{_HEAD[layout]['classifier']}.weight"
 
 
-def _expand(ours: str, template: str) -> dict[str, str]:
+def expand(ours: str, template: str) -> dict[str, str]:
+    """A layer of ours and the template of theirs as the modules that hold tensors."""
     stem, braces, pair = template.partition("{")
     if not braces:
         return {ours: template}

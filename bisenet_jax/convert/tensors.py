@@ -127,7 +127,7 @@ def public_shapes(
     """Every name of the layout's network but the counters, and its shape there."""
     ours = _abstract_variables(layout, num_classes, with_boosters)
     names = public_names(layout, ours)
-    return {names[name]: _public_shape(leaf.shape) for name, leaf in ours.items()}
+    return {names[name]: public_shape(leaf.shape) for name, leaf in ours.items()}
 
 
 def from_public(
@@ -153,7 +153,7 @@ def from_public(
     converted = {
         name: leaf
         if fresh_heads and name.split("/")[1] in heads
-        else _our_layout(tensors[names[name]])
+        else our_layout(tensors[names[name]])
         for name, leaf in ours.items()
     }
     return model, traverse_util.unflatten_dict(converted, sep="/")
@@ -185,7 +185,8 @@ def _abstract_variables(layout: str, num_classes: int, with_boosters: bool) -> d
 # channel c * multiplier + j reads input channel c in both, so that it turns like any other.
 
 
-def _our_layout(array: np.ndarray) -> np.ndarray:
+def our_layout(array: np.ndarray) -> np.ndarray:
+    """A tensor of theirs as one of ours, float32."""
     array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     return np.ascontiguousarray(array, np.float32)
 
@@ -194,7 +195,8 @@ def _public_layout(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
 
 
-def _public_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def public_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape there of a tensor of ours."""
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 

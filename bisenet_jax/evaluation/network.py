@@ -1,7 +1,7 @@
 """What is scored: the network of a training run, or that of a weights file."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -9,11 +9,12 @@ from bisenet_jax import parallel
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.fast.folding import Folded
 from bisenet_jax.fast.network import FastNetwork, fasten
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import restore_run
 from bisenet_jax.weights import read_weights
+
+PyTree = Any
 
 
 class Scored(NamedTuple):
@@ -29,7 +30,7 @@ class Scored(NamedTuple):
     """
 
     network: FastNetwork
-    parameters: Folded
+    parameters: PyTree
     normalization: Normalization
     shrink: int
     step: int | None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bisenet_jax import __version__
-from bisenet_jax.errors import ConfigError
+from bisenet_jax.errors import ConfigError, ExportError
 from bisenet_jax.export.description import FLOAT_LOGITS, IOS, UINT8_LABELS, describe
 from bisenet_jax.export.graph import Graph, Tensor
 from bisenet_jax.export.verification import (
@@ -22,7 +22,7 @@ from bisenet_jax.export.verification import (
     make_reference,
     verify,
 )
-from bisenet_jax.fast.description import compute_logits
+from bisenet_jax.fast.description import compute_logits, is_described
 from bisenet_jax.fast.folding import ScaleShift, fold_batchnorm
 from bisenet_jax.files import write_bytes
 from bisenet_jax.inference import LOGITS_STRIDE, scaled_size
@@ -60,7 +60,8 @@ def export_onnx(
     Raises:
         ConfigError: for sizes, an io or a number of classes that cannot be, and without onnx
             and onnxruntime.
-        ExportError: when the file would compute something else; none is written then.
+        ExportError: for a network that has no description, and when the file would compute
+            something else; none is written then.
     """
     onnx, _ = _import_libraries()
     if io not in IOS:
@@ -68,6 +69,12 @@ def export_onnx(
     for name, size in (("height", height), ("width", width), ("batch", batch)):
         if size < 1:
             raise ConfigError(f"{name} {size} must be at least 1")
+    if not is_described(weights.model):
+        raise ExportError(
+            f"a network with semantic_branch {weights.model.semantic_branch!r} cannot be "
+            "written as ONNX: export it with --format stablehlo or safetensors, or train the "
+            "paper's own branch, gather_expansion"
+        )
     weights = in_float32(weights)
     if io == UINT8_LABELS and weights.model.num_classes > 256:
         raise ConfigError(

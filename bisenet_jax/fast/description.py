@@ -10,12 +10,20 @@ from typing import Any
 
 from bisenet_jax.fast.folding import Folded
 from bisenet_jax.fast.operators import Operators, T
+from bisenet_jax.model.backbones.branch import BACKBONES
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.model.detail import DetailBranch
 
 
+def is_described(model: BiSeNetV2) -> bool:
+    """Whether `compute_logits` tells this network; those with a backbone it does not."""
+    return model.semantic_branch not in BACKBONES
+
+
 def compute_logits(operators: Operators[T], model: BiSeNetV2, folded: Folded, images: T) -> T:
     """Normalised images, height and width divisible by 32 -> logits at 1/8 of their size.
+
+    The network must be one that `is_described`.
 
     Raises:
         ValueError: for a convolution of the network that no box uses.
@@ -27,10 +35,23 @@ def compute_logits(operators: Operators[T], model: BiSeNetV2, folded: Folded, im
         layer = folded.convolutions[name]
         return operators.conv(x, name, layer, stride=stride, relu=use_relu)
 
-    detail_8 = _detail_branch(conv, images)
-    s5_32 = _semantic_stages(operators, conv, model, images)
-    context_32 = _context_embedding(operators, conv, model, folded, s5_32)
-    aggregate_8 = _aggregation(operators, conv, model, detail_8, context_32)
+    def grow(x: T, name: str) -> T:
+        return operators.upsample(x, name, 4, model.bga_upsampling)
+
+    if model.fusion == "detail":
+        aggregate_8 = _detail_branch(conv, images)
+    else:
+        context_32 = _semantic_branch(operators, conv, model, folded, images)
+        if model.fusion == "semantic":
+            aggregate_8 = grow(context_32, "semantic_branch/grow")
+        elif model.fusion == "bga":
+            detail_8 = _detail_branch(conv, images)
+            aggregate_8 = _aggregation(operators, conv, grow, model, detail_8, context_32)
+        else:
+            semantic_8 = grow(context_32, "aggregation/grow")
+            aggregate_8 = _plain_fusion(
+                operators, conv, model, _detail_branch(conv, images), semantic_8
+            )
     logits_8 = conv(conv(aggregate_8, "head/conv"), "head/classifier", use_relu=False)
     if unused := sorted(folded.convolutions.keys() - used):
         raise ValueError(f"no box of the description uses the network's {unused[0]}")
@@ -38,6 +59,7 @@ def compute_logits(operators: Operators[T], model: BiSeNetV2, folded: Folded, im
 
 
 _Conv = Callable[..., Any]
+_Grow = Callable[[Any, str], Any]
 
 
 def _detail_branch(conv: _Conv, x: T) -> T:
@@ -47,13 +69,17 @@ def _detail_branch(conv: _Conv, x: T) -> T:
     return x
 
 
-def _semantic_stages(operators: Operators[T], conv: _Conv, model: BiSeNetV2, images: T) -> T:
+def _semantic_branch(
+    operators: Operators[T], conv: _Conv, model: BiSeNetV2, folded: Folded, images: T
+) -> T:
     x = _stem(operators, conv, images)
     layer_of = partial(_gather_expansion, operators, conv, model)
     for stage, repeats in zip((3, 4, 5), model.semantic_repeats, strict=True):
         for layer in range(1, repeats * model.depth + 1):
             x = layer_of(x, f"semantic_branch/s{stage}_{layer}", is_down=layer == 1)
-    return x
+    if not model.use_context_embedding:
+        return x
+    return _context_embedding(operators, conv, model, folded, x)
 
 
 def _stem(operators: Operators[T], conv: _Conv, x: T) -> T:
@@ -67,14 +93,17 @@ def _stem(operators: Operators[T], conv: _Conv, x: T) -> T:
 def _gather_expansion(
     operators: Operators[T], conv: _Conv, model: BiSeNetV2, x: T, box: str, *, is_down: bool
 ) -> T:
-    # Where the channels are expanded shows in the kernels alone.
+    # Where the channels are expanded, and what is gathered, shows in the kernels alone.
     y = conv(x, f"{box}/gather")
     shortcut = x
+    is_double = is_down and model.use_second_depthwise
     if is_down:
-        y = conv(y, f"{box}/depthwise_down", stride=2, use_relu=False)
+        use_relu = model.use_depthwise_relu and not is_double
+        y = conv(y, f"{box}/depthwise_down", stride=2, use_relu=use_relu)
         shortcut = conv(x, f"{box}/shortcut_depthwise", stride=2, use_relu=False)
         shortcut = conv(shortcut, f"{box}/shortcut_project", use_relu=False)
-    y = conv(y, f"{box}/depthwise", use_relu=model.use_depthwise_relu)
+    if is_double or not is_down:
+        y = conv(y, f"{box}/depthwise", use_relu=model.use_depthwise_relu)
     y = conv(y, f"{box}/project", use_relu=False)
     return operators.relu(operators.add(shortcut, y, f"{box}/add"), f"{box}/relu")
 
@@ -91,13 +120,15 @@ def _context_embedding(
 
 
 def _aggregation(
-    operators: Operators[T], conv: _Conv, model: BiSeNetV2, detail_8: T, semantic_32: T
+    operators: Operators[T],
+    conv: _Conv,
+    grow: _Grow,
+    model: BiSeNetV2,
+    detail_8: T,
+    semantic_32: T,
 ) -> T:
     box = "aggregation"
     plain = partial(conv, use_relu=False)
-
-    def grow(x: T, name: str) -> T:
-        return operators.upsample(x, f"{box}/{name}", 4, model.bga_upsampling)
 
     detail_keep_8 = plain(detail_8, f"{box}/detail_keep_depthwise")
     detail_keep_8 = plain(detail_keep_8, f"{box}/detail_keep_pointwise")
@@ -106,7 +137,7 @@ def _aggregation(
         f"{box}/average_pool",
         counts_padding=model.bga_pool_counts_padding,
     )
-    gate_8 = grow(plain(semantic_32, f"{box}/semantic_up"), "grow_gate")
+    gate_8 = grow(plain(semantic_32, f"{box}/semantic_up"), f"{box}/grow_gate")
     gate_8 = operators.sigmoid(gate_8, f"{box}/detail_gate")
     semantic_keep_32 = plain(semantic_32, f"{box}/semantic_keep_depthwise")
     semantic_keep_32 = plain(semantic_keep_32, f"{box}/semantic_keep_pointwise")
@@ -114,5 +145,15 @@ def _aggregation(
 
     guided_8 = operators.multiply(detail_keep_8, gate_8, f"{box}/guided_8")
     guided_32 = operators.multiply(detail_down_32, gate_32, f"{box}/guided_32")
-    guided = operators.add(guided_8, grow(guided_32, "grow_guided"), f"{box}/guided")
+    guided_32_grown = grow(guided_32, f"{box}/grow_guided")
+    guided = operators.add(guided_8, guided_32_grown, f"{box}/guided")
     return conv(guided, f"{box}/out", use_relu=model.bga_relu)
+
+
+def _plain_fusion(
+    operators: Operators[T], conv: _Conv, model: BiSeNetV2, detail_8: T, semantic_8: T
+) -> T:
+    box = "aggregation"
+    fuse = {"sum": operators.add, "concat": operators.concatenate}[model.fusion]
+    fused = fuse(detail_8, semantic_8, f"{box}/{model.fusion}")
+    return conv(fused, f"{box}/out", use_relu=model.bga_relu)

@@ -6,15 +6,15 @@ gains.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from bisenet_jax.fast.description import compute_logits
-from bisenet_jax.fast.folding import Convolution, Folded, ScaleShift, fold_batchnorm
+from bisenet_jax.fast.description import compute_logits, is_described
+from bisenet_jax.fast.folding import Convolution, ScaleShift, fold_batchnorm
 from bisenet_jax.fast.winograd import PLACES, transform_kernel, winograd_conv
-from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs
+from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs, without_boosters
 from bisenet_jax.model.layers import average_pool, depthwise_by_shifts, max_pool
 from bisenet_jax.resize import upsample
 
@@ -22,7 +22,7 @@ PyTree = Any
 
 # The wide 3x3 layers at 1/8, where tiles are many; kernels of this shape at 1/32 are not worth
 # their transforms.
-_WINOGRAD_LAYERS = ("detail_branch/s3_2", "detail_branch/s3_3", "aggregation/out", "head/conv")
+_WINOGRAD_LAYERS = {"detail_branch/s3_2", "detail_branch/s3_3", "aggregation/out", "head/conv"}
 _WINOGRAD_LEAST_CHANNELS = 128
 
 
@@ -53,7 +53,10 @@ class Lowerings:
 
 @dataclass(frozen=True)
 class FastNetwork:
-    """Stands where a `BiSeNetV2` stands in inference; its parameters come from `fasten`."""
+    """Stands where a `BiSeNetV2` stands in inference; its parameters come from `fasten`.
+
+    A network that the description does not tell, such as one with a backbone, runs as it is.
+    """
 
     model: BiSeNetV2
     lowerings: Lowerings
@@ -68,27 +71,32 @@ class FastNetwork:
         """As many logits each pixel has."""
         return self.model.num_classes
 
-    def parameters_of(self, variables: PyTree) -> Folded:
+    def parameters_of(self, variables: PyTree) -> PyTree:
         """What `apply` takes, on the host, made of `params` and `batch_stats` of the model.
 
-        Those of boosters are left behind.
+        Those of boosters are left behind. A `Folded`, or variables where the network runs as it
+        is.
         """
+        if not is_described(self.model):
+            return jax.device_get(without_boosters(variables))
         parameters = fold_batchnorm(self.model, variables)
         if not self.lowerings.uses_winograd or jnp.dtype(self.model.dtype) != jnp.float32:
             return parameters
         convolutions = dict(parameters.convolutions)
-        for name in _WINOGRAD_LAYERS:
+        for name in _WINOGRAD_LAYERS & convolutions.keys():
             kernel, bias = convolutions[name]
             if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
                 convolutions[name] = Convolution(transform_kernel(kernel), bias)
         return parameters._replace(convolutions=convolutions)
 
     def apply(
-        self, parameters: Folded, images: jax.Array, *, is_training: bool = False
+        self, parameters: PyTree, images: jax.Array, *, is_training: bool = False
     ) -> Outputs:
         """Like `BiSeNetV2.apply`: normalised `[B, H, W, 3] -> Outputs`, without boosters."""
         if is_training:
             raise ValueError("a FastNetwork only infers; train the BiSeNetV2 it was made of")
+        if not is_described(self.model):
+            return cast(Outputs, self.model.apply(parameters, images, is_training=False))
         dtype = jnp.dtype(self.model.dtype)
         operators = _ArrayOperators(self.lowerings)
         logits_8 = compute_logits(operators, self.model, parameters, images.astype(dtype))
@@ -97,7 +105,7 @@ class FastNetwork:
 
 def fasten(
     model: BiSeNetV2, variables: PyTree, lowerings: Lowerings | None = None
-) -> tuple[FastNetwork, Folded]:
+) -> tuple[FastNetwork, PyTree]:
     """`FastNetwork.of` a model, and its parameters."""
     network = FastNetwork.of(model, lowerings)
     return network, network.parameters_of(variables)

@@ -1,7 +1,11 @@
-"""Bilateral Guided Aggregation (paper, section 4.3, Figure 6): each branch gates the other."""
+"""Bilateral Guided Aggregation (paper, section 4.3, Figure 6) and what the paper compares with.
+
+Each branch gates the other; the plainer forms add or concatenate them.
+"""
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bisenet_jax.model.layers import (
     ConvBatchNorm,
@@ -9,9 +13,8 @@ from bisenet_jax.model.layers import (
     LayerOptions,
     average_pool,
     conv,
-    require_choice,
 )
-from bisenet_jax.resize import METHODS, upsample
+from bisenet_jax.resize import upsample
 
 
 class BilateralGuidedAggregation(nn.Module):
@@ -34,7 +37,6 @@ class BilateralGuidedAggregation(nn.Module):
     def __call__(
         self, detail_8: jax.Array, semantic_32: jax.Array, *, is_training: bool
     ) -> jax.Array:
-        require_choice("bga_upsampling", self.upsampling, METHODS)
         channels = detail_8.shape[-1]
         bias = self.pointwise_bias
         detail_keep_8 = DepthwiseConvBatchNorm(
@@ -74,3 +76,32 @@ class BilateralGuidedAggregation(nn.Module):
         return ConvBatchNorm(
             channels, use_relu=self.use_relu, options=self.options, name="out"
         )(guided_8 + upsample(guided_32, 4, self.upsampling), is_training=is_training)
+
+
+class PlainFusion(nn.Module):
+    """The branches added or side by side, and a convolution. Shapes as above.
+
+    Attributes:
+        form: `sum` or `concat`; the paper's complexities of the two differ by what a 3x3
+            convolution over twice the channels costs more.
+        upsampling: how the semantic arm grows by four (`resize.METHODS`).
+        use_relu: ReLU after the convolution.
+    """
+
+    form: str
+    upsampling: str = "bilinear"
+    use_relu: bool = False
+    options: LayerOptions = LayerOptions()
+
+    @nn.compact
+    def __call__(
+        self, detail_8: jax.Array, semantic_32: jax.Array, *, is_training: bool
+    ) -> jax.Array:
+        semantic_8 = upsample(semantic_32, 4, self.upsampling)
+        if self.form == "sum":
+            fused_8 = detail_8 + semantic_8
+        else:
+            fused_8 = jnp.concatenate([detail_8, semantic_8], axis=-1)
+        return ConvBatchNorm(
+            detail_8.shape[-1], use_relu=self.use_relu, options=self.options, name="out"
+        )(fused_8, is_training=is_training)

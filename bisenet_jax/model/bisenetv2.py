@@ -7,17 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.model.aggregation import BilateralGuidedAggregation
+from bisenet_jax.model.aggregation import BilateralGuidedAggregation, PlainFusion
+from bisenet_jax.model.backbones.branch import BACKBONES, BackboneBranch
 from bisenet_jax.model.detail import DetailBranch
 from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
+from bisenet_jax.model.idle_fields import find_idle_field
 from bisenet_jax.model.layers import Dtype, LayerOptions, require_choice
-from bisenet_jax.model.semantic import SemanticBranch
+from bisenet_jax.model.semantic import SemanticBranch, SemanticStages
+from bisenet_jax.resize import METHODS, upsample
 
 PyTree = Any
 
 # Sizes of an image must be multiples of the deepest stage's stride.
 STRIDE = 32
 BOOSTER_NAMES = ("booster_stem", "booster_s3", "booster_s4", "booster_s5")
+SEMANTIC_BRANCHES = ("gather_expansion", *BACKBONES)
+FUSIONS = ("bga", "sum", "concat", "detail", "semantic")
 
 
 class Outputs(NamedTuple):
@@ -27,11 +32,11 @@ class Outputs(NamedTuple):
         logits: `[B, H/8, W/8, num_classes] float32`.
         boosters: in training the booster logits of Stem, S3, S4 and S5, each
             `[B, H/s, W/s, num_classes] float32` (s = 4, 8, 16, 32, or half of it for the
-            `upsampling` form); else empty.
+            `upsampling` form), or None where there is no Semantic Branch; else empty.
     """
 
     logits: jax.Array
-    boosters: tuple[jax.Array, ...]
+    boosters: tuple[jax.Array | None, ...]
 
 
 class BiSeNetV2(nn.Module):
@@ -50,6 +55,14 @@ class BiSeNetV2(nn.Module):
             exclude a reading that deepens the Detail Branch too.
         head_channels, booster_channels: C_t of the heads. The paper prints none: twice the
             width of their input is our choice.
+
+    What the paper's own comparisons change (docs/ablations.md has their rows):
+        fusion: `bga`; `sum` or `concat`, see `PlainFusion`; `detail` or `semantic`, one branch
+            alone under the head, the semantic one grown to 1/8.
+        semantic_branch: `gather_expansion`, the paper's own, or a name of
+            `backbones.branch.BACKBONES`, which width leaves alone.
+        gather_kernel_size, use_second_depthwise, use_context_embedding: see `GatherExpansion`,
+            `GatherExpansionDown` and `SemanticBranch`.
 
     Switches where the paper and public code disagree (docs/deviations.md has the table):
         expansion_place, use_depthwise_relu, is_zero_initialized: see `GatherExpansion`.
@@ -72,6 +85,12 @@ class BiSeNetV2(nn.Module):
     depth: int = 1
     head_channels: int = 256
     booster_channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+
+    fusion: str = "bga"
+    semantic_branch: str = "gather_expansion"
+    gather_kernel_size: int = 3
+    use_second_depthwise: bool = True
+    use_context_embedding: bool = True
 
     expansion_place: str = "conv"
     use_depthwise_relu: bool = False
@@ -108,29 +127,24 @@ class BiSeNetV2(nn.Module):
             frozen_batch_norm=self.frozen_batch_norm,
         )
         images = images.astype(options.dtype)
-        detail_8 = DetailBranch(
+        detail_branch = DetailBranch(
             self._widen(self.detail_channels), options=options, name="detail_branch"
-        )(images, is_training=is_training)  # [B, H/8, W/8, 128]
-        semantic = SemanticBranch(
-            self._widen(self._semantic_channels()),
-            repeats=tuple(repeats * self.depth for repeats in self.semantic_repeats),
-            expansion=self.expansion,
-            expansion_place=self.expansion_place,
-            use_depthwise_relu=self.use_depthwise_relu,
-            is_zero_initialized=self.is_zero_initialized,
-            stem_fuse_kernel_size=self.stem_fuse_kernel_size,
-            context_last_form=self.context_last_form,
-            options=options,
-            name="semantic_branch",
-        )(images, is_training=is_training)
-        aggregate_8 = BilateralGuidedAggregation(
-            upsampling=self.bga_upsampling,
-            pointwise_bias=self.bga_pointwise_bias,
-            use_relu=self.bga_relu,
-            pool_counts_padding=self.bga_pool_counts_padding,
-            options=options,
-            name="aggregation",
-        )(detail_8, semantic.context_32, is_training=is_training)  # [B, H/8, W/8, 128]
+        )
+        stages: tuple[jax.Array, ...] = ()  # that boosters read
+        if self.fusion == "detail":
+            aggregate_8 = detail_branch(images, is_training=is_training)
+        else:
+            semantic: SemanticStages = self._semantic_branch(options)(
+                images, is_training=is_training
+            )
+            stages, context_32 = semantic[:-1], semantic.context_32
+            if self.fusion == "semantic":
+                aggregate_8 = upsample(context_32, 4, self.bga_upsampling)
+            else:
+                detail_8 = detail_branch(images, is_training=is_training)  # [B, H/8, W/8, 128]
+                aggregate_8 = self._aggregation(options)(
+                    detail_8, context_32, is_training=is_training
+                )  # [B, H/8, W/8, 128]
 
         head_fields = {
             "dropout_rate": self.dropout_rate,
@@ -142,6 +156,8 @@ class BiSeNetV2(nn.Module):
         )(aggregate_8, is_training=is_training)
         if not is_training:
             return Outputs(logits_8, boosters=())
+        if not stages:
+            return Outputs(logits_8, boosters=(None,) * len(BOOSTER_NAMES))
         # Boosters read the stages before Context Embedding (Figure 3), in training only.
         booster_head = BOOSTER_FORMS[self.booster_form]
         boosters = tuple(
@@ -149,13 +165,61 @@ class BiSeNetV2(nn.Module):
                 stage, is_training=is_training
             )
             for name, channels, stage in zip(
-                BOOSTER_NAMES, self.booster_channels, semantic[:4], strict=True
+                BOOSTER_NAMES, self.booster_channels, stages, strict=True
             )
         )
         return Outputs(logits_8, boosters)
 
+    def _semantic_branch(self, options: LayerOptions) -> nn.Module:
+        context_fields = {
+            "use_context_embedding": self.use_context_embedding,
+            "context_last_form": self.context_last_form,
+            "options": options,
+            "name": "semantic_branch",
+        }
+        if self.semantic_branch in BACKBONES:
+            width = self._widen(self.detail_channels)[-1]
+            return BackboneBranch(self.semantic_branch, width, **context_fields)
+        return SemanticBranch(
+            self._widen(self._semantic_channels()),
+            repeats=tuple(repeats * self.depth for repeats in self.semantic_repeats),
+            expansion=self.expansion,
+            expansion_place=self.expansion_place,
+            gather_kernel_size=self.gather_kernel_size,
+            use_second_depthwise=self.use_second_depthwise,
+            use_depthwise_relu=self.use_depthwise_relu,
+            is_zero_initialized=self.is_zero_initialized,
+            stem_fuse_kernel_size=self.stem_fuse_kernel_size,
+            **context_fields,
+        )
+
+    def _aggregation(self, options: LayerOptions) -> nn.Module:
+        fields = {
+            "upsampling": self.bga_upsampling,
+            "use_relu": self.bga_relu,
+            "options": options,
+            "name": "aggregation",
+        }
+        if self.fusion != "bga":
+            return PlainFusion(self.fusion, **fields)
+        return BilateralGuidedAggregation(
+            pointwise_bias=self.bga_pointwise_bias,
+            pool_counts_padding=self.bga_pool_counts_padding,
+            **fields,
+        )
+
     def _check_fields(self) -> None:
         require_choice("booster_form", self.booster_form, tuple(BOOSTER_FORMS))
+        require_choice("fusion", self.fusion, FUSIONS)
+        require_choice("semantic_branch", self.semantic_branch, SEMANTIC_BRANCHES)
+        require_choice("bga_upsampling", self.bga_upsampling, METHODS)
+        if idle := find_idle_field(self):
+            name, cause = idle
+            default = type(self).__dataclass_fields__[name].default
+            raise ConfigError(
+                f"{name} {getattr(self, name)!r} has no effect with {cause}; set it to "
+                f"{default!r} or leave it out"
+            )
         lengths = {
             "detail_channels": 3,
             "semantic_late_channels": 2,
@@ -169,15 +233,24 @@ class BiSeNetV2(nn.Module):
         for name in ("num_classes", "expansion", "depth", "head_channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(
+                f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
+            )
+        if self.fusion == "detail" or self.semantic_branch in BACKBONES:
+            return
+        widths = self.detail_channels[-1], self.semantic_late_channels[-1]
+        if self.fusion == "sum" and widths[0] != widths[1]:
+            raise ConfigError(
+                f"fusion 'sum' needs branches of equal width, not {widths[0]} and {widths[1]}: "
+                "make the last of detail_channels and of semantic_late_channels equal, or take "
+                "'concat'"
+            )
         # The Stem halves its width once more, so that one channel is too few.
         if min(self._widen(self._semantic_channels())) < 2:
             raise ConfigError(
                 f"semantic_ratio {self.semantic_ratio} and width {self.width} leave the "
                 "Semantic Branch fewer than 2 channels; raise one of them"
-            )
-        if not 0 <= self.dropout_rate < 1:
-            raise ConfigError(
-                f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
             )
 
     def _semantic_channels(self) -> tuple[int, int, int, int]:

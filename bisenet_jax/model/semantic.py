@@ -19,6 +19,7 @@ from bisenet_jax.model.layers import (
 EXPANSION_PLACES = ("conv", "depthwise")
 CONTEXT_LAST_FORMS = ("conv", "conv_bn_relu")
 STEM_FUSE_KERNEL_SIZES = (1, 3)
+GATHER_KERNEL_SIZES = (1, 3)
 
 
 class SemanticStages(NamedTuple):
@@ -68,12 +69,15 @@ class GatherExpansion(nn.Module):
         expansion: width inside the layer over the width of its input.
         expansion_place: `conv` widens in the 3x3 convolution, as the paper's text and its
             GFLOPs say; `depthwise` in the depth-wise one, as every public port does.
+        gather_kernel_size: of the first convolution; 1 gathers nothing and leaves the inverted
+            bottleneck that Figure 5a compares with.
         use_depthwise_relu: ReLU after the depth-wise convolution (ports; not in the figure).
         is_zero_initialized: the last batch norm starts at zero, the layer as an identity.
     """
 
     expansion: int = 6
     expansion_place: str = "conv"
+    gather_kernel_size: int = 3
     use_depthwise_relu: bool = False
     is_zero_initialized: bool = False
     options: LayerOptions = LayerOptions()
@@ -81,10 +85,12 @@ class GatherExpansion(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
         require_choice("expansion_place", self.expansion_place, EXPANSION_PLACES)
+        require_choice("gather_kernel_size", self.gather_kernel_size, GATHER_KERNEL_SIZES)
         channels = x.shape[-1]
         widens_in_conv = self.expansion_place == "conv"
         y = ConvBatchNorm(
             channels * self.expansion if widens_in_conv else channels,
+            kernel_size=self.gather_kernel_size,
             options=self.options,
             name="gather",
         )(x, is_training=is_training)
@@ -111,12 +117,19 @@ class GatherExpansionDown(nn.Module):
     `[B, H, W, C] -> [B, H/2, W/2, features]`
 
     Two depth-wise convolutions stand for one of 5x5; the shortcut is a separable convolution.
-    Attributes as in `GatherExpansion`; the width inside is relative to the input's.
+
+    Attributes:
+        expansion, expansion_place, gather_kernel_size, use_depthwise_relu,
+            is_zero_initialized: as in `GatherExpansion`; the width inside is relative to the
+            input's.
+        use_second_depthwise: without it one 3x3 stands where two stood for a 5x5.
     """
 
     features: int
     expansion: int = 6
     expansion_place: str = "conv"
+    gather_kernel_size: int = 3
+    use_second_depthwise: bool = True
     use_depthwise_relu: bool = False
     is_zero_initialized: bool = False
     options: LayerOptions = LayerOptions()
@@ -124,22 +137,26 @@ class GatherExpansionDown(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
         require_choice("expansion_place", self.expansion_place, EXPANSION_PLACES)
+        require_choice("gather_kernel_size", self.gather_kernel_size, GATHER_KERNEL_SIZES)
         channels = x.shape[-1]
         widens_in_conv = self.expansion_place == "conv"
         y = ConvBatchNorm(
             channels * self.expansion if widens_in_conv else channels,
+            kernel_size=self.gather_kernel_size,
             options=self.options,
             name="gather",
         )(x, is_training=is_training)
         y = DepthwiseConvBatchNorm(
             1 if widens_in_conv else self.expansion,
             stride=2,
+            use_relu=self.use_depthwise_relu and not self.use_second_depthwise,
             options=self.options,
             name="depthwise_down",
         )(y, is_training=is_training)  # [B, H/2, W/2, channels * expansion]
-        y = DepthwiseConvBatchNorm(
-            use_relu=self.use_depthwise_relu, options=self.options, name="depthwise"
-        )(y, is_training=is_training)
+        if self.use_second_depthwise:
+            y = DepthwiseConvBatchNorm(
+                use_relu=self.use_depthwise_relu, options=self.options, name="depthwise"
+            )(y, is_training=is_training)
         y = ConvBatchNorm(
             self.features,
             kernel_size=1,
@@ -200,15 +217,19 @@ class SemanticBranch(nn.Module):
     Attributes:
         channels: of Stem (stride 4), S3 (8), S4 (16) and S5 (32).
         repeats: Gather-and-Expansion layers in S3, S4, S5, the first of each of stride 2.
+        use_context_embedding: without it `context_32` is `s5_32`.
     """
 
     channels: tuple[int, int, int, int] = (16, 32, 64, 128)
     repeats: tuple[int, ...] = (2, 2, 4)
     expansion: int = 6
     expansion_place: str = "conv"
+    gather_kernel_size: int = 3
+    use_second_depthwise: bool = True
     use_depthwise_relu: bool = False
     is_zero_initialized: bool = False
     stem_fuse_kernel_size: int = 1
+    use_context_embedding: bool = True
     context_last_form: str = "conv"
     options: LayerOptions = LayerOptions()
 
@@ -217,6 +238,7 @@ class SemanticBranch(nn.Module):
         layer_fields = {
             "expansion": self.expansion,
             "expansion_place": self.expansion_place,
+            "gather_kernel_size": self.gather_kernel_size,
             "use_depthwise_relu": self.use_depthwise_relu,
             "is_zero_initialized": self.is_zero_initialized,
             "options": self.options,
@@ -228,15 +250,19 @@ class SemanticBranch(nn.Module):
         for stage, features, repeats in zip(
             (3, 4, 5), self.channels[1:], self.repeats, strict=True
         ):
-            x = GatherExpansionDown(features, **layer_fields, name=f"s{stage}_1")(
-                x, is_training=is_training
-            )  # [B, H/2^stage, W/2^stage, features]
+            x = GatherExpansionDown(
+                features,
+                use_second_depthwise=self.use_second_depthwise,
+                **layer_fields,
+                name=f"s{stage}_1",
+            )(x, is_training=is_training)  # [B, H/2^stage, W/2^stage, features]
             for layer in range(2, repeats + 1):
                 x = GatherExpansion(**layer_fields, name=f"s{stage}_{layer}")(
                     x, is_training=is_training
                 )
             outputs.append(x)
-        context = ContextEmbedding(
-            self.context_last_form, options=self.options, name="context_embedding"
-        )(x, is_training=is_training)
-        return SemanticStages._make([*outputs, context])
+        if self.use_context_embedding:
+            x = ContextEmbedding(
+                self.context_last_form, options=self.options, name="context_embedding"
+            )(x, is_training=is_training)
+        return SemanticStages._make([*outputs, x])

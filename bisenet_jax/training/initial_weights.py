@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from bisenet_jax.config import Config
+from bisenet_jax.convert.backbones import read_backbone
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import ClassSet
-from bisenet_jax.errors import WeightsError
+from bisenet_jax.errors import ConfigError, WeightsError
+from bisenet_jax.model.backbones.branch import BACKBONES
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, BiSeNetV2
 from bisenet_jax.model.presets import graph_differences
 from bisenet_jax.normalization import Normalization
@@ -57,10 +60,13 @@ def read_initial_weights(options: Config, model: BiSeNetV2) -> Weights | None:
     Raises:
         WeightsError: for a file that cannot be read, and for one of a network that computes
             something else with the same weights, unless `init.allow_partial` is set.
+        ConfigError: for weights of a backbone where the network has none.
     """
     path = options.init.weights
     if not path:
         return None
+    if options.init.part == "backbone":
+        return _read_backbone(options, model)
     weights = read_weights(path)
     with_boosters = any(name in weights.variables["params"] for name in BOOSTER_NAMES)
     differing = graph_differences(weights.model, model, with_boosters=with_boosters)
@@ -75,15 +81,47 @@ def read_initial_weights(options: Config, model: BiSeNetV2) -> Weights | None:
         )
     if differing:
         print(f"{path} is of another network: {listed}")
-    here = Normalization(options.data.mean, options.data.std)
-    if weights.normalization != here:
-        print(f"{path} was trained with {weights.normalization}, this run has {here}")
+    _compare_normalization(options, weights.normalization)
     if weights.input_scale != 1 / options.augment.shrink:
         print(
             f"{path} was trained at input scale {weights.input_scale:g}, this run has "
             f"{1 / options.augment.shrink:g}"
         )
     return weights
+
+
+def _read_backbone(options: Config, model: BiSeNetV2) -> Weights:
+    """Weights that hold the backbone's tensors only, and the classes of this run."""
+    path, branch = options.init.weights, model.semantic_branch
+    if branch not in BACKBONES or model.fusion == "detail":
+        raise ConfigError(
+            f"config.init.part backbone needs a network with one, and config.model."
+            f"semantic_branch is {branch!r}; choose from {', '.join(BACKBONES)}"
+        )
+    found = read_backbone(branch, path)
+    print(
+        f"{path}: {found.loaded} tensors of {branch}; left out: "
+        f"{', '.join(found.unused) or 'none'}, {found.counters} batch counters"
+    )
+    # ImageNet's, as torchvision trains with.
+    normalization = Normalization()
+    _compare_normalization(options, normalization)
+    return Weights(
+        model=model,
+        variables={
+            collection: {"semantic_branch": {"backbone": tree}}
+            for collection, tree in found.variables.items()
+        },
+        class_set=find_class_set(options.data.classes),
+        normalization=normalization,
+        preset=options.model.preset,
+    )
+
+
+def _compare_normalization(options: Config, there: Normalization) -> None:
+    here = Normalization(options.data.mean, options.data.std)
+    if there != here:
+        print(f"{options.init.weights} was trained with {there}, this run has {here}")
 
 
 def start_from(

@@ -43,12 +43,15 @@ def total_loss(
             parts then add up to the loss of the whole.
 
     Returns:
-        The loss, and the loss of each head before weighting: `main`, `booster_stem`, ...
+        The loss, and the loss of each head before weighting: `main`, `booster_stem`, ...; 0 for
+        a booster that the network has not, whose weight `config.validate` wants to be 0.
     """
     heads = _by_name(outputs)
     weights = dict(zip(heads, (config.main_weight, *config.booster_weights), strict=True))
     parts = {
-        name: head_loss(logits, labels, config, None if divisors is None else divisors[name])
+        name: jnp.float32(0)
+        if logits is None
+        else head_loss(logits, labels, config, None if divisors is None else divisors[name])
         for name, logits in heads.items()
     }
     total = sum((parts[name] * weights[name] for name in heads), jnp.float32(0))
@@ -63,7 +66,7 @@ def loss_divisors(
     Without mining it is known beforehand: the sum of `pixel_weights`, for every head.
     """
     return {
-        name: _head_sums(logits, labels, config)[1]
+        name: jnp.float32(0) if logits is None else _head_sums(logits, labels, config)[1]
         for name, logits in _by_name(outputs).items()
     }
 
@@ -87,7 +90,7 @@ def head_loss(
     return total / jnp.where(divisor > 0, divisor, 1.0)
 
 
-def _by_name(outputs: Outputs) -> dict[str, jax.Array]:
+def _by_name(outputs: Outputs) -> dict[str, jax.Array | None]:
     return dict(zip(HEADS, (outputs.logits, *outputs.boosters), strict=True))
 
 
