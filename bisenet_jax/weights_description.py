@@ -47,7 +47,7 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     scored = metadata["score"]
     known: dict[str, Any] = {
-        "model": _build_model(metadata["model"]),
+        "model": read_model(metadata["model"]),
         "class_set": ClassSet(**_tuples(metadata["class_set"])),
         "normalization": Normalization(**_tuples(metadata["normalization"])),
         "score": None if scored is None else Score(**scored),
@@ -80,7 +80,8 @@ _BEFORE_FIELDS_CAME = {
 }
 
 
-def _build_model(fields: Any) -> BiSeNetV2:
+def read_model(fields: Any) -> BiSeNetV2:
+    """The network of `model_fields`."""
     # A field that is absent has no default here: the switch was thrown one way or the other.
     known = model_fields(BiSeNetV2())
     # Any other absent field has no default: the switch was thrown one way or the other.

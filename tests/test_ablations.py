@@ -20,7 +20,7 @@ from bisenet_jax.model.aggregation import PlainFusion
 from bisenet_jax.model.bisenetv2 import Outputs, without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training.losses import loss_divisors, total_loss
-from bisenet_jax.weights import _build_model, model_fields
+from bisenet_jax.weights_description import model_fields, read_model
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "ablations.md"
@@ -184,4 +184,4 @@ def test_files_of_before_the_rows_are_read():
     fields = model_fields(build_model("mmseg"))
     for name in ("fusion", "semantic_branch", "gather_kernel_size", "use_second_depthwise"):
         del fields[name]
-    assert _build_model(fields) == build_model("mmseg")
+    assert read_model(fields) == build_model("mmseg")
