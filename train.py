@@ -204,7 +204,8 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                 log.sync()
                 checkpoint.save(saved, state, step, miou)
                 if is_stopped:
-                    last_step = step
+                    # Scores of an earlier step are in the log; they are not this one's.
+                    last_step, result = step, None
                     break
                 pace.restart()
         batches.close()

@@ -231,7 +231,7 @@ def validate(config: Config) -> Config:
         )
     if bool(data.canvas_height) != bool(data.canvas_width):
         raise ConfigError(
-            f"config.data.canvas_height {data.canvas_height} and canvas_width "
+            f"config.data.canvas_height {data.canvas_height} and config.data.canvas_width "
             f"{data.canvas_width} must both be set, or both be 0"
         )
     for name, size in (("height", augment.crop_height), ("width", augment.crop_width)):

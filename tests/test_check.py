@@ -149,7 +149,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("damage, role, message", ERRORS, ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    "damage, role, message", ERRORS, ids=lambda each: getattr(each, "__name__", str(each))[:30]
+)
 def test_errors(root, capsys, damage: Callable[[Path], None], role, message):
     damage(root)
     code, report = run(root)

@@ -190,7 +190,7 @@ def test_what_cannot_work_together_is_refused(tmp_path, tiny_config, launch, own
     pair = launch("flags", "train.py", f"--config={config}", f"--workdir={workdir}", own=own)
     for process in pair:
         assert process.wait(PATIENCE) == 2 and message in text_of(process)
-    assert not workdir.exists()
+    assert not (workdir / "config.json").exists()
 
 
 def test_a_silent_process_ends_the_other(tmp_path, tiny_config, launch):

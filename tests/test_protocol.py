@@ -159,8 +159,8 @@ def test_words():
     "fields, complaint",
     [
         ({"name": "quarter"}, r"protocol 'quarter' is not known; choose from \['full', 'half'"),
-        ({"scales": ()}, r"scales \(\) must be positive"),
-        ({"scales": (1.0, 0.0)}, "must be positive"),
+        ({"scales": ()}, r"scales \(\) must be above 0"),
+        ({"scales": (1.0, 0.0)}, "must be above 0"),
         ({"crop": (4, 4)}, "needs both, its size and its stride"),
         ({"crop": (4, 4), "stride": (4, 5)}, "stride 5 must be from 1 to the window's 4"),
     ],

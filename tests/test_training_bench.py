@@ -48,7 +48,7 @@ def test_rows_of_ours_and_a_peer():
 @pytest.mark.parametrize(
     "config, message",
     [
-        (Config(), "preset 'paper' has no PyTorch twin .* preset=coincheung"),
+        (Config(), "preset 'paper' has no PyTorch twin .*preset=coincheung"),
         (small(model=ModelConfig(preset="coincheung", width=0.5)), "another network: width"),
         (small(optimizer=OptimizerConfig(ema_decay=0.9)), "ema_decay 0.9: .* set it to 0"),
     ],

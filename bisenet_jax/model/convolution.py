@@ -36,10 +36,12 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     size, _, channels, features = kernel.shape
-    of_image = jax.vjp(lambda x: _convolve(x, kernel, stride), x)[1](gradient)[0]
+    (of_image,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(gradient)
 
     def by_convolution(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: _convolve(x, kernel, stride), kernel)[1](gradient)[0]
+        return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride), kernel)(
+            gradient
+        )[0]
 
     # Several devices share the batch, which a loop over its images would gather on each; and
     # for narrow results the copies of the taps cost more than the products save.
