@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     On CPU, XLA takes one block for the activations of each call and frees it. glibc hands so
     large a block back to the system, whose fresh pages then fault in one by one with every call
-    (docs/performance.md has the price).
+    (docs/performance.md).
 
     Returns:
         Whether there is a glibc that does as told; elsewhere nothing happens.

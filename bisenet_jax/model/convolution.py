@@ -1,7 +1,7 @@
 """The dense convolution of all layers; on CPU the gradient of its kernel by matrix products.
 
 XLA's own form of that gradient is a convolution whose kernel is as large as the picture, which
-its CPU libraries do at a third of their usual speed (docs/performance.md).
+its CPU libraries do slowly (python -m benchmarks.kernel_gradient).
 """
 
 from functools import partial

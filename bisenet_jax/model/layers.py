@@ -109,8 +109,8 @@ class DepthwiseConv(nn.Module):
     `[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C * multiplier]`
 
     The lowering `shifts` spells it as nine shifted multiply-adds, which XLA fuses with their
-    neighbours; `conv` as a grouped convolution, which is one library call, or on CPU a loop
-    that is 10 to 60 times slower in training (docs/performance.md).
+    neighbours; `conv` as a grouped convolution, which is one library call, or on CPU a slow
+    loop (docs/performance.md).
     """
 
     multiplier: int = 1
