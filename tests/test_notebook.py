@@ -38,7 +38,11 @@ def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
     """What each cell put out: streams by name, results by media type."""
     return [
-        [output.get("name") or " ".join(sorted(output["data"])) for output in cell["outputs"]]
+        [
+            output.get("name") or " ".join(sorted(output["data"]))
+            for output in cell["outputs"]
+            if output.get("name") != "stderr"  # progress bars, as often as they are drawn
+        ]
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
