@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.fuzz_files import KINDS, make_kind, mutate
+from benchmarks.fuzz_files import KINDS, make_kind
+from benchmarks.fuzz_mutations import mutate
 from bisenet_jax import command_line
 from bisenet_jax.errors import ConfigError, UserError
 from bisenet_jax.files import write_json

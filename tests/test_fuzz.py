@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import fuzz
-from benchmarks.fuzz_files import KINDS, make_kind, mutate
+from benchmarks.fuzz_files import KINDS, make_kind
+from benchmarks.fuzz_mutations import mutate
 from bisenet_jax.errors import UserError
 
 NEEDS = {"video": "cv2", "pth": "torch"}
