@@ -25,7 +25,7 @@ def upsample(x: jax.Array, factor: int, method: str = "bilinear") -> jax.Array:
     if factor == 1:
         return x
     if method == "nearest":
-        return x.repeat(factor, axis=1).repeat(factor, axis=2)
+        return _repeat_axis(_repeat_axis(x, factor, axis=2), factor, axis=1)
     if method == "align_corners":
         for axis in (1, 2):
             matrix = jnp.asarray(_aligned_weights(x.shape[axis], factor), x.dtype)
@@ -86,6 +86,12 @@ def _resize_axis(x: jax.Array, size: int, *, axis: int) -> jax.Array:
     shape[axis] = size
     weight = jnp.asarray((position - low).reshape(shape), x.dtype)
     return x.take(low, axis) * (1 - weight) + x.take(high, axis) * weight
+
+
+def _repeat_axis(x: jax.Array, factor: int, *, axis: int) -> jax.Array:
+    """As `jnp.repeat`, but the gradient is a sum of slices, quicker on CPU than a reduction."""
+    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    return jnp.stack([x] * factor, axis=axis + 1).reshape(shape)
 
 
 def _upsample_axis(x: jax.Array, factor: int, *, axis: int) -> jax.Array:

@@ -43,9 +43,8 @@ def _backward(
             gradient
         )[0]
 
-    # Several devices share the batch, which a loop over its images would gather on each; and
-    # for narrow results the copies of the taps cost more than the products save.
-    if jax.device_count() > 1 or (size > 1 and features < channels):
+    # Several devices share the batch, which a loop over its images would gather on each.
+    if jax.device_count() > 1:
         return of_image, by_convolution(x, gradient)
     by_products = partial(kernel_gradient, size=size, stride=stride)
     return of_image, jax.lax.platform_dependent(
@@ -57,7 +56,10 @@ convolve.defvjp(_forward, _backward)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, *, size: int, stride: int) -> jax.Array:
-    """Of `convolve`: for each image and row of the kernel one product over all pixels.
+    """Of `convolve`: for each image one product over all its pixels.
+
+    The shifts of the taps lie beside each other as copies: all on one side of the product, or
+    those along the columns on one and those along the rows on the other, as copies least.
 
     Args:
         x: `[B, H, W, C]`, what was convolved.
@@ -68,24 +70,77 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, *, size: int, stride: int
     Returns:
         `[size, size, C, N]` in the dtype of x; summed in float32 at least.
     """
-    channels, (height, width, features) = x.shape[-1], gradient.shape[1:]
-    rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
-    margin = (size // 2, size // 2)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
+    channels, features = x.shape[-1], gradient.shape[-1]
+    if size == 1:
+        x = x[:, ::stride, ::stride]
+        # What stands on the left is written anew, transposed: the narrower one.
+        is_narrower = channels <= features
+        product = _product(x, gradient, dtype) if is_narrower else _product(gradient, x, dtype).T
+        return product.reshape(1, 1, channels, features).astype(x.dtype)
+    copied = {
+        _by_taps_of_both: size * (channels + features),
+        _by_taps_of_gradient: size**2 * features,
+        _by_taps_of_image: size**2 * channels,
+    }
+    # The gradient's shifts are the image's only where their pixels are the same.
+    form = min(copied, key=lambda form: copied[form]) if stride == 1 else _by_taps_of_image
 
     def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, gradient = jnp.pad(pair[0], (margin, margin, (0, 0))), pair[1]
-        products = []
-        for i in range(size):
-            taps = [image[i : i + rows : stride, j : j + columns : stride] for j in range(size)]
-            product = jax.lax.dot_general(
-                jnp.concatenate(taps, axis=-1),
-                gradient,
-                (((0, 1), (0, 1)), ((), ())),
-                preferred_element_type=dtype,
-            )
-            products.append(product.reshape(size, channels, features))
-        return total + jnp.stack(products), None
+        return total + form(*pair, size, stride, dtype), None
 
     nothing = jnp.zeros((size, size, channels, features), dtype)
     return jax.lax.scan(add, nothing, (x, gradient))[0].astype(x.dtype)
+
+
+def _by_taps_of_image(
+    x: jax.Array, gradient: jax.Array, size: int, stride: int, dtype: Any
+) -> jax.Array:
+    height, width, features = gradient.shape
+    rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
+    x = _pad(x, size // 2, size // 2)
+    taps = [
+        x[i : i + rows : stride, j : j + columns : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    product = _product(jnp.concatenate(taps, axis=-1), gradient, dtype)
+    return product.reshape(size, size, -1, features)
+
+
+def _by_taps_of_gradient(
+    x: jax.Array, gradient: jax.Array, size: int, stride: int, dtype: Any
+) -> jax.Array:
+    height, width, channels = x.shape
+    gradient = _pad(gradient, size // 2, size // 2)
+    # What a tap takes from before an image's pixel, the gradient has after its own.
+    taps = [
+        gradient[i : i + height, j : j + width]
+        for i in reversed(range(size))
+        for j in reversed(range(size))
+    ]
+    product = _product(x, jnp.concatenate(taps, axis=-1), dtype)
+    return product.reshape(channels, size, size, -1).transpose(1, 2, 0, 3)
+
+
+def _by_taps_of_both(
+    x: jax.Array, gradient: jax.Array, size: int, stride: int, dtype: Any
+) -> jax.Array:
+    height, width, channels = x.shape
+    x, gradient = _pad(x, 0, size // 2), _pad(gradient, size // 2, 0)
+    columns = [x[:, j : j + width] for j in range(size)]
+    rows = [gradient[i : i + height] for i in reversed(range(size))]
+    product = _product(jnp.concatenate(columns, -1), jnp.concatenate(rows, -1), dtype)
+    return product.reshape(size, channels, size, -1).transpose(2, 0, 1, 3)
+
+
+def _pad(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    return jnp.pad(x, ((rows, rows), (columns, columns), (0, 0)))
+
+
+def _product(left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
+    """`[..., M]` and `[..., N]` to `[M, N]`, summed over all pixels."""
+    pixels = tuple(range(left.ndim - 1))
+    return jax.lax.dot_general(
+        left, right, ((pixels, pixels), ((), ())), preferred_element_type=dtype
+    )
