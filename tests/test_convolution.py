@@ -8,11 +8,11 @@ import pytest
 from bisenet_jax.model.convolution import convolve, kernel_gradient
 
 
-def arrays(size: int, stride: int, height: int = 6, width: int = 8):
+def arrays(size: int, stride: int, height: int = 6, width: int = 8, features: int = 5):
     random = np.random.default_rng(size + stride)
     x = random.normal(size=(2, height, width, 3))
-    kernel = random.normal(size=(size, size, 3, 5))
-    gradient = random.normal(size=(2, -(-height // stride), -(-width // stride), 5))
+    kernel = random.normal(size=(size, size, 3, features))
+    gradient = random.normal(size=(2, -(-height // stride), -(-width // stride), features))
     return (jnp.asarray(array, jnp.float32) for array in (x, kernel, gradient))
 
 
@@ -31,8 +31,9 @@ def by_loops(x, gradient, size: int, stride: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize("height", [6, 7])
-def test_products_equal_loops(size, stride, height):
-    x, _, gradient = arrays(size, stride, height)
+@pytest.mark.parametrize("features", [1, 5, 20])  # as many forms
+def test_products_equal_loops(size, stride, height, features):
+    x, _, gradient = arrays(size, stride, height, features=features)
     ours = kernel_gradient(x, gradient, size=size, stride=stride)
     np.testing.assert_allclose(ours, by_loops(x, gradient, size, stride), rtol=1e-4, atol=1e-4)
 
@@ -60,8 +61,9 @@ def test_gradients_are_those_of_the_convolution(devices, monkeypatch):
     assert ("dot_general" in text) == (devices == 1)
 
 
-def test_bfloat16_is_summed_in_float32():
-    x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
-    ours = kernel_gradient(x, x, size=1, stride=1)
+@pytest.mark.parametrize("size, channels", [(1, 1), (3, 2), (3, 64)])
+def test_bfloat16_is_summed_in_float32(size, channels):
+    x = jnp.ones((1, 64, 64, channels), jnp.bfloat16)
+    ours = jax.jit(lambda x: kernel_gradient(x, x, size=size, stride=1))(x)
     assert ours.dtype == jnp.bfloat16
-    assert ours.item() == 4096
+    assert (ours[size // 2, size // 2] == 4096).all()

@@ -141,6 +141,6 @@ def _pad(x: jax.Array, rows: int, columns: int) -> jax.Array:
 def _product(left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
     """`[..., M]` and `[..., N]` to `[M, N]`, summed over all pixels."""
     pixels = tuple(range(left.ndim - 1))
-    return jax.lax.dot_general(
-        left, right, ((pixels, pixels), ((), ())), preferred_element_type=dtype
-    )
+    # Converted first: XLA's CPU library lacks products of large bfloat16 into float32.
+    left, right = left.astype(dtype), right.astype(dtype)
+    return jax.lax.dot_general(left, right, ((pixels, pixels), ((), ())))
