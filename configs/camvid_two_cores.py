@@ -25,7 +25,7 @@ from bisenet_jax.errors import ConfigError
 CLASS_WEIGHTS = (0.56, 0.49, 1.37, 0.43, 0.93, 0.70, 1.33, 1.34, 0.85, 1.46, 1.56)
 
 
-def get_config(stage: str = "") -> Config:
+def get_config(stage: str = "full") -> Config:
     if stage == "small":
         crop, scales = (192, 256), (0.4, 0.8)
         optimizer = OptimizerConfig(warmup_steps=100)
@@ -35,7 +35,7 @@ def get_config(stage: str = "") -> Config:
         optimizer = OptimizerConfig(learning_rate=0.02, warmup_steps=50, ema_decay=0.998)
         train = TrainConfig(steps=3600, batch_size=4, evaluate_every=300, checkpoint_every=300)
     else:
-        raise ConfigError(f"stage {stage!r} is none of: small, full (camvid_two_cores.py:small)")
+        raise ConfigError(f"stage {stage!r} of camvid_two_cores.py is none of: small, full")
     return Config(
         data=DataConfig(source="camvid", root="data/camvid", classes="camvid"),
         augment=AugmentConfig(

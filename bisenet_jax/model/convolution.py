@@ -76,7 +76,9 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, *, size: int, stride: int
         x = x[:, ::stride, ::stride]
         # What stands on the left is written anew, transposed: the narrower one.
         is_narrower = channels <= features
-        product = _product(x, gradient, dtype) if is_narrower else _product(gradient, x, dtype).T
+        product = (
+            _product(x, gradient, dtype) if is_narrower else _product(gradient, x, dtype).T
+        )
         return product.reshape(1, 1, channels, features).astype(x.dtype)
     copied = {
         _by_taps_of_both: size * (channels + features),
