@@ -2,12 +2,13 @@
 
     python train.py --config configs/camvid_two_cores.py:small --workdir runs/small \\
         --config.data.root=CAMVID
-    python export.py --workdir runs/small --checkpoint latest --boosters --output small.safetensors
+    python export.py --workdir runs/small --checkpoint latest --boosters \\
+        --output small.safetensors
     python train.py --config configs/camvid_two_cores.py:full --workdir runs/full \\
         --config.data.root=CAMVID --config.init.weights=small.safetensors
 
-`small` shows frames at about half their size, four times as many in the same time; `full` goes on
-at their own. With a GPU take configs/camvid.py.
+`small` shows frames at about half their size, where a cheap crop holds nearly all of one; `full`
+goes on at their own. With a GPU take configs/camvid.py.
 """
 
 from bisenet_jax.config import (
