@@ -7,8 +7,8 @@
     python train.py --config configs/camvid_two_cores.py:full --workdir runs/full \\
         --config.data.root=CAMVID --config.init.weights=small.safetensors
 
-`small` shows frames at about half their size, where a cheap crop holds nearly all of one; `full`
-goes on at their own. With a GPU take configs/camvid.py.
+`small` shows frames at about half their size, where a cheap crop holds nearly all of one;
+`full` goes on at their own. With a GPU take configs/camvid.py.
 """
 
 from bisenet_jax.config import (
