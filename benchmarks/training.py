@@ -112,8 +112,8 @@ def measure_training(
     model = build_model(num_classes=classes, **dataclasses.asdict(config.model))
     if against:
         _require_twin(config, model)
-    frames = _draw_frames(config, classes)
-    crops = [_crop(config, frame, jax.random.key(n)) for n, frame in enumerate(frames)]
+    frames = draw_frames(config, classes)
+    crops = [crop_frames(config, frame, jax.random.key(n)) for n, frame in enumerate(frames)]
     engines = [_our_engine(config, model.clone(dropout_rate=0.0), crops)]
     progress()
     for peer in against:
@@ -190,7 +190,7 @@ def _require_twin(config: Config, model: BiSeNetV2) -> None:
             raise ConfigError(f"{name} {value}: the PyTorch twin has no such; set it to {only}")
 
 
-def _draw_frames(config: Config, classes: int) -> list[dict[str, jax.Array]]:
+def draw_frames(config: Config, classes: int) -> list[dict[str, jax.Array]]:
     """Batches of streets, as large as the crop before it shrinks."""
     height, width = config.augment.crop_height, config.augment.crop_width
     batch = config.train.batch_size
@@ -207,9 +207,10 @@ def _draw_frames(config: Config, classes: int) -> list[dict[str, jax.Array]]:
     return batches
 
 
-def _crop(
+def crop_frames(
     config: Config, frames: dict[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """As training sees them: normalised `[B, H, W, 3] float32` and labels `[B, H, W]`."""
     normalization = Normalization(config.data.mean, config.data.std)
     draw = jax.jit(
         lambda key, image, label, size: augment(
@@ -219,7 +220,8 @@ def _crop(
     return draw(key, frames["image"], frames["label"], frames["size"])
 
 
-def _start(config: Config, model: BiSeNetV2) -> TrainState:
+def start(config: Config, model: BiSeNetV2) -> TrainState:
+    """The state before the first step."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     return create_state(
         model, optimizer, config.train.seed, with_ema=config.optimizer.ema_decay > 0
@@ -236,13 +238,13 @@ def _our_engine(
         images, labels = crop
         return update(state, images, labels, key)
 
-    return _compiled_engine(OURS, step, _start(config, model), crops)
+    return _compiled_engine(OURS, step, start(config, model), crops)
 
 
 def _whole_engine(config: Config, model: BiSeNetV2, frames: list[Any]) -> _Engine:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     step = make_train_step(model, optimizer, config)
-    return _compiled_engine(WHOLE, step, _start(config, model), frames)
+    return _compiled_engine(WHOLE, step, start(config, model), frames)
 
 
 def _compiled_engine(
@@ -274,7 +276,7 @@ def _peer_engine(
     step = make_torch_step(
         config,
         model.num_classes,
-        to_public(config.model.preset, jax.device_get(_start(config, model).variables)),
+        to_public(config.model.preset, jax.device_get(start(config, model).variables)),
         [(np.asarray(images), np.asarray(labels)) for images, labels in crops],
         is_compiled=name == "torch-compile",
     )

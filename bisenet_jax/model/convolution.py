@@ -14,10 +14,10 @@ import jax.numpy as jnp
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`[B, H, W, C]` by a square kernel `[k, k, C, N]` of odd size, padded by `k // 2`."""
-    return _convolve(x, kernel, stride)
+    return plain_convolve(x, kernel, stride)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def plain_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -36,10 +36,10 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     size, _, channels, features = kernel.shape
-    (of_image,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(gradient)
+    (of_image,) = jax.linear_transpose(lambda x: plain_convolve(x, kernel, stride), x)(gradient)
 
     def by_convolution(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride), kernel)(
+        return jax.linear_transpose(lambda kernel: plain_convolve(x, kernel, stride), kernel)(
             gradient
         )[0]
 
