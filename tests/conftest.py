@@ -7,20 +7,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 # Tests compile much and run little, so that XLA need not optimise; scripts inherit this.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_QUICK = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    # A training step compiles in a third of the time; later versions end at this flag.
+    _QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _QUICK)
+# Many tests build the same program anew: compiled once, it is read back from here by all of
+# pytest's workers, which are started with this environment, and by the scripts that they start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bisenet_jax_test_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from benchmarks.tiny import NARROW, narrow_model  # noqa: E402
 from bisenet_jax.config import (  # noqa: E402
     AugmentConfig,
     Config,
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -32,12 +43,6 @@ from bisenet_jax.normalization import Normalization  # noqa: E402
 from bisenet_jax.weights import Score, Weights  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
-# Many tests build the same program anew: compiled once, it is read back from here. Scripts that
-# a test starts as processes find the folder in their environment.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bisenet_jax_test_")
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -45,15 +50,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def tiny_config() -> Config:
     """A whole run of six steps in seconds: every part of the real one, only narrower."""
     return Config(
-        model=ModelConfig(
-            detail_channels=(8, 8, 16),
-            semantic_late_channels=(8, 16),
-            semantic_repeats=(1, 1, 2),
-            expansion=2,
-            head_channels=8,
-            booster_channels=(4, 4, 4, 4),
-            dropout_rate=0.1,
-        ),
+        model=narrow_model(semantic_repeats=(1, 1, 2)),
         data=DataConfig(height=64, width=128, train_images=8, val_images=3),
         augment=AugmentConfig(crop_height=64, crop_width=64, brightness=0.2),
         optimizer=OptimizerConfig(learning_rate=0.02, warmup_steps=1),
@@ -91,15 +88,7 @@ def tiny_weights() -> Weights:
 
 @functools.cache
 def _random_weights(preset: str, **fields: Any) -> Weights:
-    narrow = {
-        "detail_channels": (8, 8, 16),
-        "semantic_late_channels": (8, 16),
-        "semantic_repeats": (1, 1, 1),
-        "expansion": 2,
-        "head_channels": 8,
-        "booster_channels": (4, 4, 4, 4),
-    }
-    model = build_model(preset, num_classes=len(CAMVID), **(narrow | fields))
+    model = build_model(preset, num_classes=len(CAMVID), **(NARROW | fields))
     random = np.random.default_rng(3)
     shapes = jax.eval_shape(
         lambda: model.init(

@@ -13,21 +13,15 @@ from benchmarks.inference import DifferentNetworkError, compare_labels, measure_
 from benchmarks.kernels import count_kernels, scopes_of
 from benchmarks.subject import Subject, draw_weights
 from benchmarks.timing import Budget
-from bisenet_jax.config import Config, ModelConfig
+from benchmarks.tiny import narrow_model
+from bisenet_jax.config import Config
 from bisenet_jax.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def prepare_small():
     """Prepares an engine for a narrow network with other fields, each once."""
-    narrow = ModelConfig(
-        detail_channels=(8, 8, 16),
-        semantic_late_channels=(8, 16),
-        semantic_repeats=(1, 1, 1),
-        expansion=2,
-        head_channels=8,
-    )
-    weights = draw_weights(Config(model=narrow))
+    weights = draw_weights(Config(model=narrow_model()))
 
     @functools.cache
     def prepare(engine, **fields):

@@ -16,24 +16,17 @@ from benchmarks.roofline import Layer, block_of, count_layers, floor_seconds
 from benchmarks.subject import Subject, draw_weights, model_of
 from benchmarks.suite import Plan, Suite
 from benchmarks.timing import Budget
+from benchmarks.tiny import narrow_model
 from bisenet_jax.complexity import count_model_macs
 from bisenet_jax.config import Config, ModelConfig
 from bisenet_jax.fast.network import Lowerings
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.weights import Weights
 
-NARROW = ModelConfig(
-    detail_channels=(8, 8, 16),
-    semantic_late_channels=(8, 16),
-    semantic_repeats=(1, 1, 1),
-    expansion=2,
-    head_channels=8,
-)
-
 
 @pytest.fixture(scope="module")
 def subject():
-    return Subject(draw_weights(Config(model=NARROW)), 40, 64, 1, "float32")
+    return Subject(draw_weights(Config(model=narrow_model())), 40, 64, 1, "float32")
 
 
 def unnumbered(preset):

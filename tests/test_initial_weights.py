@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import train
+from benchmarks.tiny import narrow_model
 from bisenet_jax.config import InitConfig
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES
 from bisenet_jax.errors import WeightsError
@@ -21,12 +22,20 @@ from bisenet_jax.training.state import create_state
 from bisenet_jax.weights import Weights, read_weights, write_weights
 
 
-@pytest.fixture
-def model(tiny_config):
-    return build_model(num_classes=19, **dataclasses.asdict(tiny_config.model))
+@pytest.fixture(scope="module")
+def model():
+    """That of `tiny_config`."""
+    fields = dataclasses.asdict(narrow_model(semantic_repeats=(1, 1, 2)))
+    return build_model(num_classes=19, **fields)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def drawn(model):
+    """The start of a run without a file."""
+    return create_state(model, optax.sgd(0.1), seed=0)
+
+
+@pytest.fixture(scope="module")
 def weights(model):
     """Of the same network, every number another than at its own start."""
     state = create_state(model, optax.sgd(0.1), seed=7)
@@ -45,22 +54,20 @@ def assert_from(start_names, state, weights):
         np.testing.assert_array_equal(found[name], there[name])
 
 
-def test_everything_is_taken(model, weights):
-    before = create_state(model, optax.sgd(0.1), seed=0)
-    state, start = start_from(before, weights, CITYSCAPES)
+def test_everything_is_taken(drawn, weights):
+    state, start = start_from(drawn, weights, CITYSCAPES)
     assert set(start.loaded) == flat(state.variables).keys()
     assert_from(start.loaded, state, weights)
     assert not (start.skipped or start.fresh or start.mismatched or start.other_classes)
-    assert state.step == 0 and jax.tree.structure(state) == jax.tree.structure(before)
+    assert state.step == 0 and jax.tree.structure(state) == jax.tree.structure(drawn)
     assert "booster_stem" in start.describe()
 
 
-def test_boosters_that_are_not_there_stay_as_drawn(model, weights):
-    before = create_state(model, optax.sgd(0.1), seed=0)
+def test_boosters_that_are_not_there_stay_as_drawn(drawn, weights):
     bare = dataclasses.replace(weights, variables=without_boosters(weights.variables))
-    state, start = start_from(before, bare, CITYSCAPES)
+    state, start = start_from(drawn, bare, CITYSCAPES)
     assert start.fresh and all("/booster_" in name for name in start.fresh)
-    assert_from(start.fresh, state, before)
+    assert_from(start.fresh, state, drawn)
     assert_from(start.loaded, state, bare)
     assert "not in the file, drawn at random: booster_" in start.describe()
 

@@ -1,5 +1,6 @@
 """What the README promises exists: every script, flag, configuration, file and make target."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -30,15 +31,15 @@ def commands(page: Path) -> list[str]:
 COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
 
 
-@pytest.fixture(scope="module")
-def flags_of_script():
-    known = {}
-    for script in ("train.py", "evaluate.py", "bench.py", "predict.py", "export.py"):
-        shown = subprocess.run(
-            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        known[script] = set(re.findall(r"^  --(?:\[no\])?(\w+):", shown.stdout, re.MULTILINE))
-    return known
+SCRIPTS = ("train.py", "evaluate.py", "bench.py", "predict.py", "export.py")
+
+
+@functools.cache
+def flags_of(script: str) -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    return set(re.findall(r"^  --(?:\[no\])?(\w+):", shown.stdout, re.MULTILINE))
 
 
 def test_the_readme_has_commands():
@@ -46,14 +47,13 @@ def test_the_readme_has_commands():
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_command(page, line, flags_of_script):
+def test_command(page, line):
     words = line.split()
     if words[0] == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
-    for script, known in flags_of_script.items():
-        if script not in words:
-            continue
+    for script in set(SCRIPTS) & set(words):
+        known = flags_of(script)
         used = re.findall(r"--([\w.]+)", line)
         assert used or script == "bench.py"
         for flag in used:
