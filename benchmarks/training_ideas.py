@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_ideas [FILE.json]
 
-The step of `coincheung`, float32, 4 crops of 256x512, 19 classes, compiled once for each row. The
-ratio is the row's median over the default's: above 1, the default is quicker. The loss of the
-first step has to be the default's; MiB is what the compiler says a step needs.
+The step of `coincheung`, float32, 4 crops of 256x512, 19 classes, compiled once for each row.
+The ratio is the row's median over the default's: above 1, the default is quicker. The loss of
+the first step has to be the default's; MiB is what the compiler says a step needs.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from benchmarks.training import crop_frames, draw_frames, prepare_config, start
 from bisenet_jax import resize
 from bisenet_jax.allocation import keep_freed_memory
 from bisenet_jax.config import Config, ModelConfig
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
 from bisenet_jax.model import convolution, layers
 from bisenet_jax.model.presets import build_model
@@ -96,17 +97,16 @@ def measure_ideas(
     config: Config, budget: Budget, ideas: Sequence[Idea] = IDEAS
 ) -> list[dict[str, Any]]:
     """A row for each, ready for JSON; the first is the default."""
-    frames = draw_frames(config, CLASSES)
-    crops = [crop_frames(config, frame, jax.random.key(n)) for n, frame in enumerate(frames)]
+    crops = draw_crops(config)
     rows: list[dict[str, Any]] = []
     cases = []
     for idea in ideas:
         began = time.perf_counter()
-        program, case = _compile(idea, config, crops)
+        program, case = compile_idea(idea, config, crops)
         first_loss = float(np.ravel(case.call(case.inputs[0]))[0])
         reference = rows[0]["first_loss"] if rows else first_loss
         if idea.keeps_numbers and not np.isclose(first_loss, reference, LARGEST_DIFFERENCE):
-            raise ValueError(
+            raise ConfigError(
                 f"{idea.name!r} begins with a loss of {first_loss} instead of {reference}: "
                 "another training, so nothing is timed"
             )
@@ -129,7 +129,13 @@ def measure_ideas(
     return rows
 
 
-def _compile(idea: Idea, config: Config, crops: list[Any]) -> tuple[Any, Case]:
+def draw_crops(config: Config) -> list[Any]:
+    frames = draw_frames(config, CLASSES)
+    return [crop_frames(config, frame, jax.random.key(n)) for n, frame in enumerate(frames)]
+
+
+def compile_idea(idea: Idea, config: Config, crops: list[Any]) -> tuple[Any, Case]:
+    """The compiled program, and its case for the stopwatch."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **idea.train))
     fields = dataclasses.asdict(config.model) | {"dropout_rate": 0.0}
     model = build_model(num_classes=CLASSES, **fields)
@@ -146,7 +152,9 @@ def _compile(idea: Idea, config: Config, crops: list[Any]) -> tuple[Any, Case]:
     inputs = crops
     if idea.steps > 1:
         inputs = [
-            jax.tree.map(lambda *arrays: jnp.stack(arrays), *(crops[first : first + idea.steps]))
+            jax.tree.map(
+                lambda *arrays: jnp.stack(arrays), *(crops[first : first + idea.steps])
+            )
             for first in range(0, len(crops), idea.steps)
         ]
     state = start(config, model)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import precision, training
+from benchmarks import precision, training, training_ideas
 from benchmarks.timing import Budget
+from benchmarks.tiny import narrow_model
 from bisenet_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.training.losses import head_loss
@@ -110,3 +111,25 @@ def test_precision_compares_means_with_the_spread_of_seeds():
     assert not precision.compare([*single, *rows("bfloat16", (0.2, 0.2, 0.2))])[
         "is_within_spread"
     ]
+
+
+def test_ideas_are_timed_beside_the_default(monkeypatch):
+    monkeypatch.setattr(training_ideas, "CLASSES", 3)
+    for idea in training_ideas.IDEAS:
+        with idea.patch():  # what it replaces is there
+            pass
+    ideas = training_ideas.IDEAS[0], training_ideas.Idea("two steps", steps=2)
+    rows = training_ideas.measure_ideas(
+        small(model=narrow_model(preset="coincheung")), Budget(1, 1e-3), ideas
+    )
+    assert [row["idea"] for row in rows] == [idea.name for idea in ideas]
+    for row in rows:
+        assert row["ratio"] == row["step_ms"] / rows[0]["step_ms"] > 0
+        assert row["idea"] in training_ideas.table(rows)
+
+
+def test_an_idea_that_trains_otherwise_is_refused(monkeypatch):
+    idea = training_ideas.Idea("two micro-batches", train={"micro_batches": 2})
+    config = small(model=narrow_model(preset="coincheung"))
+    with pytest.raises(ConfigError, match="'two micro-batches' begins with a loss of"):
+        training_ideas.measure_ideas(config, Budget(1, 1e-3), (training_ideas.IDEAS[0], idea))
