@@ -27,8 +27,8 @@ ROOT = Path(__file__).parent.parent
 
 # What onnxruntime and TensorRT take without a plugin, a loop or a shape that is computed.
 OPERATORS = set(
-    "Add ArgMax AveragePool Cast Concat Conv GlobalAveragePool MaxPool Mul Pad Relu Resize "
-    "Sigmoid Slice Transpose".split()
+    "Add ArgMax AveragePool Cast Concat Conv Gather GlobalAveragePool MatMul MaxPool Mul Pad "
+    "Relu Reshape Resize Sigmoid Slice Transpose".split()
 )
 
 
