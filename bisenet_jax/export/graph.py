@@ -46,7 +46,8 @@ class Node(NamedTuple):
 class Graph:
     """Nodes in the order of computation, and the constants they read.
 
-    Each method adds one node, called `name`, and gives its output.
+    Each method gives the output of the last node that it adds, which is called `name`; most add
+    no other.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -161,7 +162,7 @@ class Graph:
         is to be cut from each side.
 
         This is for `argmax`, which is quick where the channels are neighbours in memory. Resize
-        is not used: with channels last, onnxruntime's CUDA provider takes it for another one.
+        is not used: onnxruntime's CUDA provider has it read the last two axes as a picture's.
         """
         batch, channels, height, width = x.shape
         rows, columns = height + 1, width + 1

@@ -103,12 +103,12 @@ def export_onnx(
     # Logits are compared where the file tells none, too.
     observed = _serialize(onnx, graph, images, logits, properties)
 
-    def pictures_of(logits: np.ndarray) -> np.ndarray:
+    def arrange(logits: np.ndarray) -> np.ndarray:
         if is_channels_last:
             return logits[:, _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
         return logits.transpose(0, 2, 3, 1)
 
-    program = _make_program(content, observed, weights.normalization, io, pictures_of)
+    program = _make_program(content, observed, weights.normalization, io, arrange)
     batches = image_batches(pictures, batch, height, width)
     found = verify(f"{path} in onnxruntime", program, reference, batches)
     write_bytes(path, content)
@@ -227,7 +227,7 @@ def _make_program(
     observed: bytes,
     normalization: Normalization,
     io: str,
-    pictures_of: Callable[[np.ndarray], np.ndarray],
+    arrange: Callable[[np.ndarray], np.ndarray],
 ) -> Program:
     _, onnxruntime = _import_libraries()
     providers = ["CPUExecutionProvider"]
@@ -238,10 +238,10 @@ def _make_program(
         if io == UINT8_LABELS:
             (labels,) = session.run(None, {"images": images})
             (logits,) = observer.run(None, {"images": images})
-            return labels, pictures_of(logits)
+            return labels, arrange(logits)
         inputs = np.asarray(normalization.normalize(jnp.asarray(images))).transpose(0, 3, 1, 2)
         (logits,) = session.run(None, {"images": inputs})
-        return logits.argmax(1), pictures_of(logits)
+        return logits.argmax(1), arrange(logits)
 
     return program
 
