@@ -35,7 +35,7 @@ OPSET = 17  # read by TensorRT from 8.5 and onnxruntime from 1.12 on
 IR_VERSION = 8  # the one of that opset
 
 # More channels cost more in the matrix products that enlarge them than ArgMax gains.
-_MOST_CHANNELS_LAST = 32
+_MOST_CHANNELS_LAST = 64
 _MARGIN = LOGITS_STRIDE // 2  # of `Graph.enlarge`
 
 
