@@ -18,6 +18,7 @@ from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import ConfigError, DataError, ExportError
 from bisenet_jax.export import onnx as onnx_export
 from bisenet_jax.export.description import describe
+from bisenet_jax.export.graph import Graph, Tensor
 from bisenet_jax.export.onnx import export_onnx, read_metadata
 from bisenet_jax.export.verification import Batch, image_batches, verify
 from bisenet_jax.segmenter import Segmenter
@@ -27,8 +28,8 @@ ROOT = Path(__file__).parent.parent
 
 # What onnxruntime and TensorRT take without a plugin, a loop or a shape that is computed.
 OPERATORS = set(
-    "Add ArgMax AveragePool Cast Concat Conv GlobalAveragePool MaxPool Mul Pad Relu Resize "
-    "Sigmoid Slice Transpose".split()
+    "Add ArgMax AveragePool Cast Concat Conv Gather GlobalAveragePool MatMul MaxPool Mul Pad "
+    "Relu Reshape Resize Sigmoid Slice Transpose".split()
 )
 
 
@@ -107,6 +108,36 @@ def test_halved_images_and_bfloat16(tmp_path, random_weights):
     # The file computes in float32.
     single = dataclasses.replace(weights, model=weights.model.clone(dtype="float32"))
     check_labels(path, single, streets(1, 63, 90))
+
+
+def test_enlarged_with_channels_last():
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 1)).astype(np.float32)
+    graph = Graph()
+    images = Tensor("x", x.shape)
+    output = graph.enlarge(images, "grow", 8)
+    content = onnx_export._serialize(onnx, graph, images, output, {})
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x})
+    # Half-pixel centres, half a step of 8 on each side too much.
+    rows = (np.arange(-4, 5 * 8 + 4) + 0.5) / 8 - 0.5
+    columns = [np.interp(rows, np.arange(5), column) for column in x.reshape(6, 5)]
+    expected = np.stack(columns).reshape(2, 3, 48, 1).repeat(16, 3).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert output.shape == found.shape == (2, 48, 16, 3)
+
+
+@pytest.mark.parametrize("most, axis", [(11, 3), (10, 1)])
+def test_many_classes_are_enlarged_channels_first(
+    most, axis, tmp_path, random_weights, monkeypatch
+):
+    monkeypatch.setattr(onnx_export, "_MOST_CHANNELS_LAST", most)
+    weights = random_weights("paper", depthwise_lowering="conv")
+    path = tmp_path / "network.onnx"
+    found = export_onnx(path, weights, height=50, width=70)
+    assert found.equal_labels >= 0.999 and found.logit_difference < 1e-3
+    (argmax,) = (node for node in onnx.load(path).graph.node if node.op_type == "ArgMax")
+    assert [entry.i for entry in argmax.attribute if entry.name == "axis"] == [axis]
+    check_labels(path, weights, streets(1, 50, 70))
 
 
 def test_logits(tmp_path, random_weights):

@@ -46,7 +46,8 @@ class Node(NamedTuple):
 class Graph:
     """Nodes in the order of computation, and the constants they read.
 
-    Each method adds one node, called `name`, and gives its output.
+    Each method gives the output of the last node that it adds, which is called `name`; most add
+    no other.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -132,22 +133,62 @@ class Graph:
         pads = self._constant(f"{name}/pads", np.asarray([0] * 4 + rest, np.int64))
         return self._add("Pad", (x.name, pads), name, Tensor(name, shape), mode="constant")
 
-    def cut(self, x: Tensor, name: str, height: int, width: int) -> Tensor:
-        """What `pad` added; no node where the size is right."""
-        shape = (*x.shape[:2], height, width)
+    def cut(
+        self, x: Tensor, name: str, height: int, width: int, *, margin: int = 0, axis: int = 2
+    ) -> Tensor:
+        """What surrounds a picture, `margin` above and to the left; no node where nothing does.
+
+        `axis` is that of the height, the next one that of the width.
+        """
+        shape = (*x.shape[:axis], height, width, *x.shape[axis + 2 :])
         if shape == x.shape:
             return x
-        corners = (("starts", [0, 0]), ("ends", [height, width]), ("axes", [2, 3]))
+        corners = (
+            ("starts", [margin, margin]),
+            ("ends", [margin + height, margin + width]),
+            ("axes", [axis, axis + 1]),
+        )
         inputs = (
             self._constant(f"{name}/{key}", np.asarray(numbers, np.int64))
             for key, numbers in corners
         )
-        return self._add("Slice", (x.name, *inputs), name, Tensor(name, shape))
+        return self._add("Slice", (x.name, *inputs), name, Tensor(name, shape, x.dtype))
 
-    def argmax(self, x: Tensor, name: str) -> Tensor:
-        """Over the channels, `[B, H, W] int64`; of equals the first."""
-        output = Tensor(name, (x.shape[0], *x.shape[2:]), "int64")
-        return self._add("ArgMax", (x.name,), name, output, axis=1, keepdims=0)
+    def enlarge(self, x: Tensor, name: str, factor: int) -> Tensor:
+        """Bilinear with channels last: `[B, C, H, W]` to `[B, F * (H + 1), F * (W + 1), C]`.
+
+        One matrix product by axis makes, of each two neighbours, the `factor` pixels between
+        their centres. Beyond the border a pixel is its own neighbour, so that half of `factor`
+        is to be cut from each side.
+
+        This is for `argmax`, which is quick where the channels are neighbours in memory. Resize
+        is not used: onnxruntime's CUDA provider has it read the last two axes as a picture's.
+        """
+        batch, channels, height, width = x.shape
+        rows, columns = height + 1, width + 1
+        x = self._transpose(x, f"{name}/channels_last", (0, 2, 3, 1))
+        x = self._neighbours(x, f"{name}/rows", 1)
+        x = self._neighbours(x, f"{name}/columns", 3)
+        right = (np.arange(factor, dtype=np.float32) + 0.5) / factor
+        weights = np.stack([1 - right, right])
+        x = self._reshape(x, f"{name}/two_rows", (batch, rows, 2, columns * 2 * channels))
+        matrix = self._constant(f"{name}/grow_rows/matrix", weights.T)
+        grown = Tensor(f"{name}/grow_rows", (batch, rows, factor, x.shape[3]))
+        x = self._add("MatMul", (matrix, x.name), grown.name, grown)
+        x = self._reshape(
+            x, f"{name}/two_columns", (batch, rows * factor, columns, 2 * channels)
+        )
+        # Of one pixel a time, each channel by itself.
+        by_channel = np.kron(weights, np.eye(channels, dtype=np.float32))
+        matrix = self._constant(f"{name}/grow_columns/matrix", by_channel)
+        grown = Tensor(f"{name}/grow_columns", (*x.shape[:3], factor * channels))
+        x = self._add("MatMul", (x.name, matrix), grown.name, grown)
+        return self._reshape(x, name, (*x.shape[:2], columns * factor, channels))
+
+    def argmax(self, x: Tensor, name: str, axis: int) -> Tensor:
+        """int64, without `axis`; of equals the first."""
+        output = Tensor(name, (*x.shape[:axis], *x.shape[axis + 1 :]), "int64")
+        return self._add("ArgMax", (x.name,), name, output, axis=axis, keepdims=0)
 
     def cast(self, x: Tensor, name: str, dtype: str) -> Tensor:
         """The writer knows ONNX's number of the dtype."""
@@ -156,9 +197,7 @@ class Graph:
 
     def channels_first(self, x: Tensor, name: str) -> Tensor:
         """`[B, H, W, C]` to `[B, C, H, W]`."""
-        batch, height, width, channels = x.shape
-        output = Tensor(name, (batch, channels, height, width), x.dtype)
-        return self._add("Transpose", (x.name,), name, output, perm=[0, 3, 1, 2])
+        return self._transpose(x, name, (0, 3, 1, 2))
 
     def rename(self, x: Tensor, name: str) -> Tensor:
         """The last node's output by another name, as those of the whole graph have."""
@@ -169,6 +208,24 @@ class Graph:
         window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
         shape = (*x.shape[:2], *(-(-length // 2) for length in x.shape[2:]))
         return self._add(operator, (x.name,), name, Tensor(name, shape), **window, **attributes)
+
+    def _transpose(self, x: Tensor, name: str, axes: tuple[int, ...]) -> Tensor:
+        output = Tensor(name, tuple(x.shape[axis] for axis in axes), x.dtype)
+        return self._add("Transpose", (x.name,), name, output, perm=list(axes))
+
+    def _reshape(self, x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+        sizes = self._constant(f"{name}/sizes", np.asarray(shape, np.int64))
+        output = Tensor(name, shape, x.dtype)
+        return self._add("Reshape", (x.name, sizes), name, output)
+
+    def _neighbours(self, x: Tensor, name: str, axis: int) -> Tensor:
+        """`[..., N, ...]` to `[..., N + 1, 2, ...]`, the first and the last with themselves."""
+        size = x.shape[axis]
+        pairs = np.stack([np.arange(-1, size), np.arange(size + 1)], axis=1)
+        indices = self._constant(f"{name}/indices", pairs.clip(0, size - 1).astype(np.int64))
+        shape = (*x.shape[:axis], size + 1, 2, *x.shape[axis + 1 :])
+        output = Tensor(name, shape, x.dtype)
+        return self._add("Gather", (x.name, indices), name, output, axis=axis)
 
     def _constant(self, name: str, array: np.ndarray) -> str:
         self._require_new(name)

@@ -5,6 +5,7 @@ A direct writer over the folded network: static shapes, plain operators, float32
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +33,10 @@ from bisenet_jax.weights import Weights
 
 OPSET = 17  # read by TensorRT from 8.5 and onnxruntime from 1.12 on
 IR_VERSION = 8  # the one of that opset
+
+# More channels cost more in the matrix products that enlarge them than ArgMax gains.
+_MOST_CHANNELS_LAST = 64
+_MARGIN = LOGITS_STRIDE // 2  # of `Graph.enlarge`
 
 
 def export_onnx(
@@ -84,17 +89,26 @@ def export_onnx(
     # The network looks at its own switches before anything is made of them.
     reference = make_reference(weights)
     graph = Graph()
-    images, logits = _add_program(graph, weights, (batch, height, width), io)
+    images, logits = _add_network(graph, weights, (batch, height, width), io)
+    is_channels_last = io == UINT8_LABELS and _has_quick_labels(weights)
+    if is_channels_last:
+        logits = graph.enlarge(logits, "postprocessing/grow", LOGITS_STRIDE)
+    else:
+        logits = _add_logits(graph, weights, logits, height, width)
     output = logits
     if io == UINT8_LABELS:
-        # By way of float32: TensorRT makes uint8 of nothing else.
-        labels = graph.cast(graph.argmax(logits, "class_ids"), "class_ids_float", "float32")
-        output = graph.cast(labels, "labels", "uint8")
+        output = _add_labels(graph, logits, height, width, is_channels_last=is_channels_last)
     properties = describe(weights, io)
-    content = _serialize(onnx, graph, images, [output], properties)
+    content = _serialize(onnx, graph, images, output, properties)
     # Logits are compared where the file tells none, too.
-    observed = _serialize(onnx, graph, images, [logits], properties)
-    program = _make_program(content, observed, weights.normalization, io)
+    observed = _serialize(onnx, graph, images, logits, properties)
+
+    def arrange(logits: np.ndarray) -> np.ndarray:
+        if is_channels_last:
+            return logits[:, _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
+        return logits.transpose(0, 2, 3, 1)
+
+    program = _make_program(content, observed, weights.normalization, io, arrange)
     batches = image_batches(pictures, batch, height, width)
     found = verify(f"{path} in onnxruntime", program, reference, batches)
     write_bytes(path, content)
@@ -108,10 +122,15 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
-def _add_program(
+def _has_quick_labels(weights: Weights) -> bool:
+    """Whether logits are best enlarged with channels last, at once to the images' size."""
+    return weights.input_scale == 1 and weights.model.num_classes <= _MOST_CHANNELS_LAST
+
+
+def _add_network(
     graph: Graph, weights: Weights, size: tuple[int, int, int], io: str
 ) -> tuple[Tensor, Tensor]:
-    """The input of the graph, and logits `[B, classes, H, W]`: `inference.predict_logits`."""
+    """The input of the graph, and logits at 1/8 of what the network sees."""
     batch, height, width = size
     if io == UINT8_LABELS:
         images = Tensor("images", (batch, height, width, 3), "uint8")
@@ -127,11 +146,28 @@ def _add_program(
     # Zeros after normalisation are the mean colour.
     x = graph.pad(x, "preprocessing/pad", *padded)
     folded = fold_batchnorm(weights.model, weights.variables)
-    x = compute_logits(graph, weights.model, folded, x)
-    x = graph.upsample(x, "postprocessing/grow", LOGITS_STRIDE, "bilinear")
+    return images, compute_logits(graph, weights.model, folded, x)
+
+
+def _add_logits(
+    graph: Graph, weights: Weights, logits_8: Tensor, height: int, width: int
+) -> Tensor:
+    """`[B, classes, H, W]`, as `inference.predict_logits` has them."""
+    seen_height, seen_width = scaled_size(height, width, weights.input_scale)
+    x = graph.upsample(logits_8, "postprocessing/grow", LOGITS_STRIDE, "bilinear")
     x = graph.cut(x, "postprocessing/cut", seen_height, seen_width)
     x = graph.resize(x, "postprocessing/resize", height, width, "bilinear")
-    return images, graph.rename(x, "logits")
+    return graph.rename(x, "logits")
+
+
+def _add_labels(
+    graph: Graph, logits: Tensor, height: int, width: int, *, is_channels_last: bool
+) -> Tensor:
+    x = graph.argmax(logits, "postprocessing/argmax", axis=3 if is_channels_last else 1)
+    if is_channels_last:
+        x = graph.cut(x, "postprocessing/cut", height, width, margin=_MARGIN, axis=1)
+    # By way of float32: TensorRT makes uint8 of nothing else.
+    return graph.cast(graph.cast(x, "postprocessing/cast", "float32"), "labels", "uint8")
 
 
 def _normalization_layer(normalization: Normalization) -> ScaleShift:
@@ -141,7 +177,7 @@ def _normalization_layer(normalization: Normalization) -> ScaleShift:
 
 
 def _serialize(
-    onnx: Any, graph: Graph, image: Tensor, outputs: list[Tensor], properties: dict[str, Any]
+    onnx: Any, graph: Graph, image: Tensor, output: Tensor, properties: dict[str, Any]
 ) -> bytes:
     helper = onnx.helper
 
@@ -165,7 +201,7 @@ def _serialize(
             nodes,
             "bisenetv2",
             [value_info(image)],
-            [value_info(tensor) for tensor in outputs],
+            [value_info(output)],
             [
                 onnx.numpy_helper.from_array(array, key)
                 for key, array in graph.constants.items()
@@ -187,7 +223,11 @@ def _serialize(
 
 
 def _make_program(
-    content: bytes, observed: bytes, normalization: Normalization, io: str
+    content: bytes,
+    observed: bytes,
+    normalization: Normalization,
+    io: str,
+    arrange: Callable[[np.ndarray], np.ndarray],
 ) -> Program:
     _, onnxruntime = _import_libraries()
     providers = ["CPUExecutionProvider"]
@@ -197,11 +237,11 @@ def _make_program(
     def program(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if io == UINT8_LABELS:
             (labels,) = session.run(None, {"images": images})
-            (logits,) = observer.run(["logits"], {"images": images})
-            return labels, logits.transpose(0, 2, 3, 1)
+            (logits,) = observer.run(None, {"images": images})
+            return labels, arrange(logits)
         inputs = np.asarray(normalization.normalize(jnp.asarray(images))).transpose(0, 3, 1, 2)
         (logits,) = session.run(None, {"images": inputs})
-        return logits.argmax(1), logits.transpose(0, 2, 3, 1)
+        return logits.argmax(1), arrange(logits)
 
     return program
 
