@@ -34,7 +34,7 @@ def get_config(stage: str = "full") -> Config:
     elif stage == "full":
         crop, scales = (256, 352), (0.65, 1.4)
         optimizer = OptimizerConfig(learning_rate=0.02, warmup_steps=50, ema_decay=0.998)
-        train = TrainConfig(steps=3600, batch_size=4, evaluate_every=300, checkpoint_every=300)
+        train = TrainConfig(steps=3000, batch_size=4, evaluate_every=300, checkpoint_every=300)
     else:
         raise ConfigError(f"stage {stage!r} of camvid_two_cores.py is none of: small, full")
     return Config(
