@@ -21,7 +21,7 @@ from bisenet_jax.errors import ConfigError
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("weights", None, "A weights file that export.py wrote.")
+    flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
     flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
     flags.DEFINE_string(
         "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."
