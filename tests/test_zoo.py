@@ -140,16 +140,15 @@ def test_wheel_and_source_archive_hold_the_weights(tmp_path):
     shutil.copytree(
         ROOT / "bisenet_jax", tree / "bisenet_jax", ignore=shutil.ignore_patterns("__pycache__")
     )
-    build = (
-        "from setuptools import build_meta as b; b.build_wheel('wheel'); b.build_sdist('source')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", build], cwd=tree, capture_output=True, text=True
-    )
+    build = "from setuptools.build_meta import *; build_wheel('wheel'); build_sdist('source')"
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wanted = {"registry.json", *(entry.file for entry in REGISTRY.values())}
     (wheel,) = (tree / "wheel").iterdir()
-    assert {f"bisenet_jax/zoo/{name}" for name in wanted} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {f"bisenet_jax/zoo/{name}" for name in wanted} <= set(
+        zipfile.ZipFile(wheel).namelist()
+    )
     (source,) = (tree / "source").iterdir()
     names = {Path(name) for name in _members(source)}
     assert {Path(f"bisenet_jax/zoo/{name}") for name in wanted} <= names

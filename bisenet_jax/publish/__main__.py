@@ -6,7 +6,8 @@
 In the root of the repository. Of each run the best checkpoint is stored as float16 and scored
 on the run's validation split, by the protocol it was trained for; the best of them is shipped
 as bisenet_jax/zoo/NAME.safetensors, and its hash goes into registry.json beside it.
-docs/models/ gets NAME.md, NAME.svg, NAME.log.jsonl.gz and NAME.json, docs/results.md its row.
+docs/models/ gets NAME.md, NAME.svg, NAME.log.jsonl.gz and NAME.json, README.md and
+docs/results.md a row.
 Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
 card.
 

@@ -1,4 +1,4 @@
-"""The model card and the row in the table of results, as Markdown made of a record."""
+"""The model card and its rows in other pages, as Markdown made of a record."""
 
 from typing import Any
 
@@ -79,17 +79,28 @@ def result_row(record: Record) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def put_row(page: str, row: str) -> str:
-    """The page with the row in place of the one that begins alike, else first in a table."""
+def readme_row(name: str, entry: Entry) -> str:
+    """The line of one network in README.md."""
+    return f"| `{name}` | {entry.summary}; {entry.licence} | [card]({entry.card}) |"
+
+
+def put_row(page: str, row: str, head: str) -> str:
+    """The page with the row in place of the one whose first cell is the same, else on top.
+
+    Args:
+        page: Markdown.
+        row: of a table.
+        head: how the first line of that table begins.
+    """
     lines = page.splitlines()
-    beginning = row.split(" | ")[0] + " |"
+    first_cell = row.split(" | ")[0] + " |"
     for number, line in enumerate(lines):
-        if line.startswith(beginning):
+        if line.startswith(first_cell):
             lines[number] = row
             break
     else:
-        rule = next(number for number, line in enumerate(lines) if line.startswith("|---"))
-        lines.insert(rule + 1, row)
+        top = next(number for number, line in enumerate(lines) if line.startswith(head))
+        lines.insert(top + 2, row)
     return "\n".join(lines) + "\n"
 
 

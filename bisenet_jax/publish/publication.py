@@ -9,7 +9,7 @@ from pathlib import Path
 from bisenet_jax.complexity import count_parameters
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_bytes, write_json
-from bisenet_jax.publish.card import put_row, render_card, result_row
+from bisenet_jax.publish.card import put_row, readme_row, render_card, result_row
 from bisenet_jax.publish.curves import draw_curves
 from bisenet_jax.publish.measurement import STORED_DTYPE, Measured
 from bisenet_jax.publish.record import Record
@@ -20,6 +20,7 @@ from bisenet_jax.zoo.registry import REGISTRY_FILE, Entry, enter
 ZOO = Path("bisenet_jax/zoo")
 MODELS = Path("docs/models")
 RESULTS = Path("docs/results.md")
+README = Path("README.md")
 MAX_BYTES = 8_000_000  # of a file in the package
 
 
@@ -43,7 +44,7 @@ def read_notes(root: Path, name: str) -> str:
 def publish(
     root: Path, record: Record, runs: Sequence[Measured], best: Measured, notes: str
 ) -> Entry:
-    """Write weights, entry, record, curves, log, card and row; returns the entry.
+    """Write weights, entry, record, curves, log, card and rows; returns the entry.
 
     Args:
         root: of the repository.
@@ -90,6 +91,10 @@ def publish(
     write_bytes(root / MODELS / f"{name}.svg", draw_curves(logs, name).encode())
     write_bytes(root / MODELS / f"{name}.log.jsonl.gz", pack_logs(logs))
     write_bytes(root / MODELS / f"{name}.md", render_card(record, entry, notes).encode())
-    page = (root / RESULTS).read_text(encoding="utf-8")
-    write_bytes(root / RESULTS, put_row(page, result_row(record)).encode())
+    for path, head, row in (
+        (root / RESULTS, "| what | protocol | result |", result_row(record)),
+        (root / README, "| name | what | card |", readme_row(name, entry)),
+    ):
+        page = path.read_text(encoding="utf-8")
+        write_bytes(path, put_row(page, row, head).encode())
     return entry
