@@ -16,7 +16,7 @@ import train
 from bisenet_jax import config_file
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.publish.card import put_row
+from bisenet_jax.publish.card import put_row, render_card
 from bisenet_jax.publish.curves import draw_curves, ticks
 from bisenet_jax.publish.measurement import measure_runs
 from bisenet_jax.publish.record import confusions, training_command
@@ -125,6 +125,14 @@ def test_the_card_says_how_the_number_came_about(published):
         "| `narrow` | BiSeNet V2 for the 19 classes of cityscapes, trained on"
     )
     assert f"{max(mious):.2f} % mIoU on val; MIT" in row
+
+
+def test_a_run_that_was_cut_short_says_so(published):
+    record = read_record(published)
+    entry = read_registry(published / "root/bisenet_jax/zoo")["narrow"]
+    words = "was published after step 4, before its learning rate"
+    assert words not in render_card(record, entry, "")
+    assert words in render_card(record | {"steps": 9}, entry, "")
 
 
 def test_published_twice_is_published_once(published):

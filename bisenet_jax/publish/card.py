@@ -1,5 +1,6 @@
 """The model card and its rows in other pages, as Markdown made of a record."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bisenet_jax.publish.record import Record
@@ -204,13 +205,22 @@ def _lost_to(record: Record, name: str) -> str:
 
 
 def _training(record: Record) -> str:
-    seeds = [run["seed"] for run in record["runs"]]
-    text = f"{record['steps']} steps of {record['batch_size']} crops"
-    shipped = next(run["seed"] for run in record["runs"] if run["is_shipped"])
+    runs = record["runs"]
+    seeds = [run["seed"] for run in runs]
+    shipped = next(run["seed"] for run in runs if run["is_shipped"])
+    text = f"{record['steps']:,} steps of {record['batch_size']} crops; this is seed {shipped}"
     if len(seeds) == 1:
-        return f"{text}, seed {shipped}: one run, so one draw."
-    others = ", ".join(str(seed) for seed in seeds if seed != shipped)
-    return f"{text}. This is seed {shipped}; the others are `--config.train.seed=` {others}."
+        text += ", one run and so one draw."
+    else:
+        others = ", ".join(str(seed) for seed in seeds if seed != shipped)
+        text += f", the others are `--config.train.seed=` {others}."
+    for run in runs:
+        if run["steps_made"] < record["steps"]:
+            text += (
+                f" The run of seed {run['seed']} was published after step {run['steps_made']:,}, "
+                "before its learning rate had come to its end."
+            )
+    return text
 
 
 def _interval(scores: dict[str, Any]) -> str:
@@ -227,7 +237,7 @@ def _taken_for(found: dict[str, Any] | None) -> str:
     return "-" if found is None else f"{found['class']} ({100 * found['share']:.1f} %)"
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
     return "\n".join((first, "|---" * len(heads) + "|", *others))
 

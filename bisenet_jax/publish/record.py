@@ -145,6 +145,7 @@ def _describe_run(run: Measured, is_shipped: bool) -> dict[str, Any]:
         "miou_float32": None if score is None else score.miou,
         "miou_last": scored[-1]["miou"] if scored else None,
         "last_step": scored[-1]["step"] if scored else None,
+        "steps_made": max((line["step"] for line in run.log), default=0),
         "minutes": _minutes(trained, run.options.train.batch_size),
         "is_shipped": is_shipped,
     }
