@@ -217,8 +217,8 @@ def _training(record: Record) -> str:
     for run in runs:
         if run["steps_made"] < record["steps"]:
             text += (
-                f" The run of seed {run['seed']} was published after step {run['steps_made']:,}, "
-                "before its learning rate had come to its end."
+                f" The run of seed {run['seed']} was published after step "
+                f"{run['steps_made']:,}, before its learning rate had come to its end."
             )
     return text
 
