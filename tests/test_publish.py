@@ -187,10 +187,11 @@ def test_the_command_repeats_the_run(make_tiny_config):
     base, options = make_tiny_config(), make_tiny_config()
     options.data.source, options.data.root = "camvid", "/home/someone/secret"
     options.augment.scales, options.data.workers = (0.5, 1.0), 7
-    options.train.seed = 3
+    options.train.seed, options.init.weights = 3, "/home/someone/secret/start.safetensors"
     words = training_command("configs/camvid.py", base, options, "net")
     assert words.replace(" \\\n   ", "") == (
         "python train.py --config configs/camvid.py --workdir runs/net "
+        "--config.init.weights=start.safetensors "
         "--config.data.source=camvid --config.data.root=CAMVID "
         "'--config.augment.scales=(0.5,1.0)' --config.train.seed=3"
     )

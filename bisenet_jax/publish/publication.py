@@ -66,7 +66,7 @@ def publish(
     if len(data) >= MAX_BYTES:
         raise ConfigError(
             f"{name} has {len(data):,} bytes, a shipped file less than {MAX_BYTES:,}: train a "
-            "preset with a narrower head, such as --config.model.preset=coincheung"
+            "smaller network, such as --config.model.preset=coincheung"
         )
     entry = Entry(
         file=path.name,

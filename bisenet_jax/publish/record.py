@@ -6,6 +6,7 @@ The card, the row in the table of results and the entry in the register are made
 import shlex
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _OF_THE_MACHINE = {
     *("config.data.cache_dir", "config.data.prefetch_megabytes"),
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }
+# Told by their names, not by where they lay.
+_FILES = {"config.data.classes", "config.data.statistics", "config.init.weights"}
 
 
 def make_record(
@@ -98,6 +101,8 @@ def _changes(base: Config, options: Config) -> list[str]:
     for key, (_, value) in config_file.differences(base, options).items():
         if key == "config.data.root":
             value = options.data.source.upper()
+        elif key in _FILES:
+            value = Path(value).name
         elif isinstance(value, tuple):
             value = str(value).replace(" ", "")
         if key not in _OF_THE_MACHINE:
