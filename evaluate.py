@@ -50,14 +50,16 @@ from bisenet_jax.evaluation.instances import (
 from bisenet_jax.evaluation.metrics import group_confusion, scores
 from bisenet_jax.evaluation.network import open_run, open_weights
 from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_training
-from bisenet_jax.evaluation.report import protocol_line, score_summary, score_table
+from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary, score_table
 from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
 from bisenet_jax.panels import comparison
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a train.py run.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Instead: a weights file; needs --config.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Instead: a weights file, or a shipped name; needs --config."
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "best (by mIoU on val), latest, or a step."
 )
@@ -81,15 +83,6 @@ _PICTURES = flags.DEFINE_integer("pictures", 20, "How many pictures to save at m
 _CONFUSION = flags.DEFINE_string("confusion", None, "PNG for the confusion matrix.")
 _SUBMISSION = flags.DEFINE_string("submission", None, "New folder for a test server's files.")
 flags.adopt_module_key_flags(distributed)
-
-# The built-in streets show Cityscapes' classes, and are not Cityscapes.
-DATA_SETS = {
-    "synthetic": "synthetic streets",
-    "folder": "own folder",
-    "cityscapes": "Cityscapes",
-    "camvid": "CamVid",
-    "coco_stuff": "COCO-Stuff",
-}
 
 Visit = Callable[[Example, np.ndarray], None]
 

@@ -37,7 +37,7 @@ from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.training.run import read_run
 from bisenet_jax.weights import DTYPES, Weights, read_weights, write_weights
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "A weights file that this script wrote.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."

@@ -39,7 +39,7 @@ from bisenet_jax.prediction import (
     predict_video,
 )
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "A weights file that export.py wrote.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."

@@ -18,7 +18,8 @@ def load(path: str | os.PathLike[str], *, checkpoint: str = "best") -> Segmenter
     """A trained network, ready for pictures.
 
     Args:
-        path: a weights file that export.py wrote, or the workdir of a train.py run.
+        path: the name of a shipped network, such as `bisenetv2-synthetic`; a weights file
+            that export.py wrote; or the workdir of a train.py run.
         checkpoint: of a workdir: `best` (by mIoU), `latest`, or a step.
 
     Raises:

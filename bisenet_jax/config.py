@@ -58,7 +58,7 @@ class ModelConfig:
 class InitConfig:
     """What the network starts from."""
 
-    weights: str = ""  # a weights file; empty: kernels are drawn at random
+    weights: str = ""  # a weights file, or a shipped name; empty: kernels are drawn at random
     # What the file holds: network, one of ours; or backbone, torchvision's weights of
     # config.model.semantic_branch (docs/backbones.md).
     part: str = "network"

@@ -2,7 +2,6 @@
 
 import os
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,17 +17,18 @@ from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import read_run
 from bisenet_jax.weights import Weights, read_weights
+from bisenet_jax.zoo.registry import describe_names, find_weights
 
 
 def load(path: str | os.PathLike[str], checkpoint: str = "best") -> "Segmenter":
-    """The segmenter of a weights file, or of a checkpoint in a train.py workdir."""
-    path = Path(path)
-    if path.is_dir():
-        return Segmenter(read_run(path, checkpoint), str(path))
-    if not path.exists():
+    """The segmenter of a shipped network, a weights file, or a checkpoint in a workdir."""
+    found = find_weights(path)
+    if found.is_dir():
+        return Segmenter(read_run(found, checkpoint), str(path))
+    if not found.exists():
         raise WeightsError(
-            f"{path} does not exist; give a weights file that export.py wrote, or the workdir "
-            "of a train.py run"
+            f"{path} does not exist; give a weights file that export.py wrote, the workdir of "
+            f"a train.py run, or a shipped network's name: {describe_names()}"
         )
     return Segmenter(read_weights(path), str(path))
 

@@ -28,6 +28,7 @@ from bisenet_jax.files import write_bytes
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.weights_description import Score, model_fields, read_description
+from bisenet_jax.zoo.registry import describe_names, find_weights
 
 PyTree = Any
 Tensors = Mapping[str, np.ndarray]
@@ -86,12 +87,12 @@ def write_weights(
         path: of the file.
         weights: what to write.
         dtype: of the stored parameters, float32 or float16. Batch statistics stay float32:
-            a small variance in float16 would change every output.
+            a small variance in float16 would change every output. So does a parameter whose
+            numbers are too large for float16, or all so small that it would round them.
         with_boosters: keep the heads that only training uses.
 
     Raises:
-        WeightsError: for another dtype, for boosters that are not there, and for numbers that
-            float16 cannot hold.
+        WeightsError: for another dtype, and for boosters that are not there.
     """
     if dtype not in DTYPES:
         raise WeightsError(f"weights dtype {dtype!r} is not known; choose from {DTYPES}")
@@ -99,7 +100,7 @@ def write_weights(
     if with_boosters and not _has_boosters(_flatten(variables)):
         raise WeightsError("these weights hold no boosters; write them without")
     tensors = {
-        name: _store(name, np.asarray(array), dtype)
+        name: _as_stored(name, np.asarray(array), dtype)
         for name, array in sorted(_flatten(variables).items())
     }
     _require_fit(str(path), tensors, _shapes(tensors, weights.model))
@@ -115,6 +116,10 @@ def write_weights(
         "score": None if weights.score is None else dataclasses.asdict(weights.score),
         "step": weights.step,
         "version": weights.version,
+        "stored": {
+            "dtype": dtype,
+            "float32": [name for name in tensors if tensors[name].dtype == np.float32],
+        },
         "content_hash": digest,
     }
     metadata[_DESCRIPTION_HASH] = _hash_description(metadata)
@@ -126,11 +131,14 @@ def write_weights(
 def read_weights(path: str | os.PathLike[str]) -> Weights:
     """Read what `write_weights` wrote, float16 parameters as float32 again.
 
+    Args:
+        path: of the file, or the name of a shipped network, such as `bisenetv2-synthetic`.
+
     Raises:
         WeightsError: for a file that is missing, of another format, truncated, changed, or
             whose tensors are not those of the network it describes.
     """
-    metadata, tensors = _read_file(Path(path))
+    metadata, tensors = _read_file(find_weights(path))
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise WeightsError(
@@ -181,7 +189,10 @@ def content_hash(tensors: Tensors) -> str:
 
 def _read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
     if not path.is_file():
-        raise WeightsError(f"{path} is no file; give one that export.py wrote")
+        raise WeightsError(
+            f"{path} is neither a file nor a shipped network; give a file that export.py "
+            f"wrote, or one of these names: {describe_names()}"
+        )
     try:
         with path.open("rb") as file:
             beginning = file.read(9)
@@ -213,12 +224,16 @@ def _read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
     return description, tensors
 
 
-def _store(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    if not name.startswith("params/") or dtype == "float32":
-        return array.astype(np.float32)
-    if array.size and not np.abs(array).max() <= np.finfo(np.float16).max:
-        raise WeightsError(f"{name} holds numbers that float16 cannot; write it as float32")
-    return array.astype(np.float16)
+def _as_stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    array = array.astype(np.float32)
+    if not name.startswith("params/") or dtype == "float32" or not array.size:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = array.astype(np.float16)
+        error = np.abs(array - half.astype(np.float32)).max()
+    # Rounding alone moves a number by 2^-11 of itself; more, against the tensor's largest, is
+    # an overflow or a tensor at the lower end of float16's range.
+    return half if error <= 2.0**-11 * np.abs(array).max() else array
 
 
 # What a description of another kind ends in, there or in the network that is made of it.

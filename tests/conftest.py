@@ -47,8 +47,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture
-def tiny_config() -> Config:
+def tiny_config(make_tiny_config) -> Config:
     """A whole run of six steps in seconds: every part of the real one, only narrower."""
+    return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config() -> Callable[[], Config]:
+    return _make_tiny_config
+
+
+def _make_tiny_config() -> Config:
     return Config(
         model=narrow_model(semantic_repeats=(1, 1, 2)),
         data=DataConfig(height=64, width=128, train_images=8, val_images=3),

@@ -42,6 +42,7 @@ from bisenet_jax.model.presets import build_model
 from bisenet_jax.parallel import make_mesh
 from bisenet_jax.training.run import restore_run
 from bisenet_jax.weights import read_weights, write_weights
+from bisenet_jax.zoo.registry import Entry, enter, find_weights
 
 ROOT = Path(__file__).parents[1]
 LAWN, PATH = ({"name": name, "colour": [9, 9, i]} for i, name in enumerate(("lawn", "path")))
@@ -158,6 +159,14 @@ def saved_pth(stage: Stage, content: Any) -> Path:
 def endless_view() -> Any:
     torch = pytest.importorskip("torch")
     return {"a.weight": torch.zeros(1).expand(2**40)}
+
+
+def damaged_zoo(stage: Stage) -> Path:
+    """A folder of shipped weights in which one byte is another than was published."""
+    stage.file("registry.json", "{}")
+    stage.file("narrow.safetensors", "another byte")
+    enter("narrow", Entry("narrow.safetensors", "0" * 64, 12, "", "", ""), stage.folder)
+    return stage.folder
 
 
 def changed_format(content: bytes) -> bytes:
@@ -315,6 +324,7 @@ MISTAKES: dict[str, list[str] | Callable[[Stage], Any]] = {
         s.file("a.mp4", "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/secret.ts\n")
     ),
     "weights that are not there": lambda s: segmenter.load("nowhere.safetensors"),
+    "a shipped file that was changed": lambda s: find_weights("narrow", damaged_zoo(s)),
     "another kind of file": lambda s: read_weights(s.file("w.safetensors", png())),
     "weights that are cut off": lambda s: read_weights(s.weights(lambda data: data[:-9])),
     "weights of another project": lambda s: read_weights(

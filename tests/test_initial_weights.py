@@ -173,6 +173,6 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(
     assert late.training is not None and late.training["init"]["weights"] == "weights"
 
     # A new run needs the file, and claims no folder without it.
-    with pytest.raises(WeightsError, match="is no file"):
+    with pytest.raises(WeightsError, match="neither a file nor"):
         train.train(tiny_config, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -71,7 +71,7 @@ def test_its_network_has_learnt_and_is_one_function(executed):
         float(re.search(pattern, text(executed)).group(1))
         for pattern in (r"mIoU ([\d.]+) % on val", r"([\d.]+)% of the pixels agree")
     )
-    assert miou > 5  # one class everywhere reaches 3
+    assert miou > 15  # one class everywhere reaches 3
     assert agreement > 99
 
 

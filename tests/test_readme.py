@@ -16,7 +16,7 @@ from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.weights import write_weights
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands(page: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Look at a trained network in the browser, with pictures or the camera.
 
-    python -m bisenet_jax.demo --weights weights.safetensors
+    python -m bisenet_jax.demo --weights bisenetv2-synthetic
     python -m bisenet_jax.demo --workdir runs/synthetic --port 8000
 
 Serves one page at http://127.0.0.1:8000 until Ctrl-C; needs pip install 'bisenet_jax[demo]'.
@@ -21,7 +21,7 @@ from bisenet_jax.errors import ConfigError
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("weights", None, "A weights file that export.py wrote.")
+    flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
     flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
     flags.DEFINE_string(
         "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."

@@ -19,6 +19,14 @@ if TYPE_CHECKING:  # for the annotations only: a report can be read and written 
     from bisenet_jax.evaluation.metrics import Scores
 
 COLUMN = 9
+# The built-in streets show Cityscapes' classes, and are not Cityscapes.
+DATA_SETS = {
+    "synthetic": "synthetic streets",
+    "folder": "own folder",
+    "cityscapes": "Cityscapes",
+    "camvid": "CamVid",
+    "coco_stuff": "COCO-Stuff",
+}
 
 
 def score_table(

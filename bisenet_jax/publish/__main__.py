@@ -1,0 +1,94 @@
+"""Ship a trained network: weights, register, model card, curves, log and row of results.
+
+    python -m bisenet_jax.publish --name bisenetv2-camvid --config configs/camvid.py \\
+        --device "two cores of an AMD EPYC server processor" --workdir runs/seed0 runs/seed1
+
+In the root of the repository. Of each run the best checkpoint is stored as float16 and scored
+on the run's validation split, by the protocol it was trained for; the best of them is shipped
+as bisenet_jax/zoo/NAME.safetensors, and its hash goes into registry.json beside it.
+docs/models/ gets NAME.md, NAME.svg, NAME.log.jsonl.gz and NAME.json, README.md and
+docs/results.md a row.
+Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
+card.
+
+--config is the file that the runs began with; what they changed of it is found. Several runs
+may differ in their seed only. Exit codes: 0 done, 2 something to mend, 130 interrupted.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from bisenet_jax import command_line, program_cache
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.publish.card import describe_miou
+from bisenet_jax.publish.measurement import measure_runs
+from bisenet_jax.publish.publication import publish, read_notes
+from bisenet_jax.publish.record import LICENCES, make_record
+
+
+def define_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "The file that the runs began with.")
+    flags.DEFINE_string("name", None, "Of the network, such as bisenetv2-camvid.")
+    flags.DEFINE_multi_string("workdir", [], "Of a train.py run; more may follow.")
+    flags.DEFINE_string("device", None, "What trained it, in words.")
+    flags.DEFINE_string("commit", None, "Of the code that trained; by default git's HEAD.")
+    flags.DEFINE_string("licence", None, "Of the weights; known for some data sets.")
+    flags.DEFINE_string("root", ".", "Of the repository.")
+
+
+def main(words: list[str]) -> None:
+    values = flags.FLAGS
+    workdirs = [Path(word) for word in (*values.workdir, *words)]
+    if not workdirs or None in (values.config, values.name, values.device):
+        raise ConfigError(
+            "give --name, --config FILE, --device WORDS and --workdir RUN [RUN ...]; --help "
+            "shows an example"
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", values.name):
+        raise ConfigError(
+            f"--name {values.name!r} must be of small letters, digits, dots and dashes, such "
+            "as bisenetv2-camvid"
+        )
+    root = Path(values.root)
+    notes, commit = read_notes(root, values.name), values.commit or read_commit(root)
+    program_cache.keep_compiled_programs()
+    runs = measure_runs(workdirs)
+    best = max(runs, key=lambda run: run.summary["miou"])
+    source = best.options.data.source
+    licence = values.licence or LICENCES.get(source)
+    if licence is None:
+        raise ConfigError(
+            f"what may be done with weights trained on {source!r} is not known here; say it "
+            "with --licence"
+        )
+    record = make_record(
+        values.name,
+        runs,
+        best,
+        config_path=config_flags.get_config_filename(flags.FLAGS["config"]),
+        config=values.config,
+        licence=licence,
+        commit=commit,
+        device=values.device,
+    )
+    entry = publish(root, record, runs, best, notes)
+    print(f"{values.name}: {describe_miou(record)} mIoU, {entry.bytes:,} bytes, {entry.card}")
+
+
+def read_commit(root: Path) -> str:
+    """The commit that the repository is at."""
+    command = ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"git knows no commit of {root}; give --commit") from error
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.run(main, __doc__, takes_arguments=True)

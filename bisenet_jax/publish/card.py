@@ -1,0 +1,246 @@
+"""The model card and its rows in other pages, as Markdown made of a record."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bisenet_jax.publish.record import Record
+from bisenet_jax.zoo.registry import Entry
+
+_RARE = 0.02  # of the pixels
+_RUN_HEADS = ("seed", "step", "mIoU %", "float32 %", "last step %", "minutes", "")
+
+
+def render_card(record: Record, entry: Entry, notes: str) -> str:
+    """The page of one network.
+
+    Args:
+        record: of it.
+        entry: of its file.
+        notes: Markdown written by hand, which ends the page: data, limits, uses.
+    """
+    name, scores = record["name"], record["scores"]
+    blocks = [
+        f"# {name}",
+        f"{entry.summary}.",
+        _facts(record, entry),
+        f'```python\nimport bisenet_jax\n\nsegmenter = bisenet_jax.load("{name}")\n```',
+        "## Score",
+        f"**{describe_miou(record)}** mIoU, {_percent(scores['pixel_accuracy'])} % pixel "
+        f"accuracy. {_interval(scores)}",
+        f"Protocol: {scores['protocol']}; the float16 file itself.",
+        _choice(record),
+        _table(_RUN_HEADS, _run_rows(record)),
+        "float32: the same checkpoint as train.py scored it. Last step: the network at the end "
+        "of the run. Minutes: of the steps, without scoring.",
+        f"```bash\n{record['evaluation_command']}\n```",
+        "## Classes",
+        _table(
+            ("class", "IoU %", "accuracy %", "pixels %", "errors go most to"), _classes(record)
+        ),
+        _rare(scores),
+        "## Failure cases",
+        _failures(record),
+        "## Training",
+        f"```bash\n{record['command']}\n```",
+        _training(record),
+        f"![Loss, learning rate and mIoU over the steps]({name}.svg)",
+        f"The numbers: [{name}.log.jsonl.gz]({name}.log.jsonl.gz) (the log, thinned), "
+        f"[{name}.json]({name}.json) (everything on this page).",
+        f"`python -m bisenet_jax.publish` writes this page; what follows comes from "
+        f"[{name}.notes.md]({name}.notes.md), written by hand.",
+        notes.strip(),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def describe_miou(record: Record) -> str:
+    """`60.12 %`, or with several seeds `59.80 ± 0.41 % (3 seeds; the shipped one 60.12 %)`."""
+    shipped = _percent(record["scores"]["miou"])
+    if record["miou_deviation"] is None:
+        return f"{shipped} %"
+    return (
+        f"{_percent(record['miou_mean'])} ± {_percent(record['miou_deviation'])} % "
+        f"({len(record['runs'])} seeds; the shipped one {shipped} %)"
+    )
+
+
+def result_row(record: Record) -> str:
+    """The line of one network in docs/results.md."""
+    name = record["name"]
+    seeds = ", ".join(str(run["seed"]) for run in record["runs"])
+    cells = (
+        f"[{name}](models/{name}.md)",
+        f"{record['scores']['protocol']}; best of the scored checkpoints; float16 file",
+        f"**{describe_miou(record)}** mIoU",
+        seeds,
+        f"[card](models/{name}.md#training)",
+        f"`{record['commit']}`",
+        record["device"],
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def readme_row(name: str, entry: Entry) -> str:
+    """The line of one network in README.md."""
+    return f"| `{name}` | {entry.summary}; {entry.licence} | [card]({entry.card}) |"
+
+
+def put_row(page: str, row: str, head: str) -> str:
+    """The page with the row in place of the one whose first cell is the same, else on top.
+
+    Args:
+        page: Markdown.
+        row: of a table.
+        head: how the first line of that table begins.
+    """
+    lines = page.splitlines()
+    first_cell = row.split(" | ")[0] + " |"
+    for number, line in enumerate(lines):
+        if line.startswith(first_cell):
+            lines[number] = row
+            break
+    else:
+        top = next(number for number, line in enumerate(lines) if line.startswith(head))
+        lines.insert(top + 2, row)
+    return "\n".join(lines) + "\n"
+
+
+def _facts(record: Record, entry: Entry) -> str:
+    rows = [
+        ("licence", f"**{entry.licence}**"),
+        ("network", f"preset `{record['preset']}`, {record['parameters']:,} parameters"),
+        (
+            "file",
+            f"`{entry.file}`, {entry.bytes:,} bytes; parameters float16, computed in float32",
+        ),
+        ("SHA-256", f"`{entry.sha256}`"),
+        ("trained on", f"{record['data']}, crops of {record['width']}x{record['height']}"),
+        ("by", f"commit `{record['commit']}`, {record['device']}, {record['dtype']}"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _choice(record: Record) -> str:
+    text = (
+        "Of each run the checkpoint is the one with the best mIoU on this split, scored every "
+        f"{record['evaluate_every']} steps: choosing by the split that is quoted makes the "
+        "number somewhat too good."
+    )
+    if len(record["runs"]) > 1:
+        text += (
+            " So does shipping the best of the seeds; the mean ± sample standard deviation "
+            "over the seeds is the number to compare with."
+        )
+    return text
+
+
+def _run_rows(record: Record) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(run["seed"]),
+            str(run["step"]),
+            _percent(run["miou"]),
+            _percent(run["miou_float32"]),
+            _percent(run["miou_last"]),
+            "-" if run["minutes"] is None else f"{run['minutes']:.0f}",
+            "shipped" if run["is_shipped"] else "",
+        )
+        for run in record["runs"]
+    ]
+
+
+def _classes(record: Record) -> list[tuple[str, ...]]:
+    scores = record["scores"]
+    return [
+        (
+            name,
+            _percent(iou),
+            _percent(scores["class_accuracy"][name]),
+            _percent(scores["class_share"][name]),
+            _taken_for(record["confusions"][name]),
+        )
+        for name, iou in scores["class_iou"].items()
+    ]
+
+
+def _rare(scores: dict[str, Any]) -> str:
+    ious = {name: iou for name, iou in scores["class_iou"].items() if iou is not None}
+    rare = [iou for name, iou in ious.items() if scores["class_share"][name] < _RARE]
+    common = [iou for name, iou in ious.items() if scores["class_share"][name] >= _RARE]
+    if not rare or not common:
+        return f"{len(ious)} classes occur."
+    return (
+        f"Mean IoU of the {len(rare)} classes that fill less than {100 * _RARE:g} % of the "
+        f"pixels each: {_percent(sum(rare) / len(rare))} %; of the {len(common)} others: "
+        f"{_percent(sum(common) / len(common))} %."
+    )
+
+
+def _failures(record: Record) -> str:
+    """The classes below half the mean, from the table above."""
+    scores = record["scores"]
+    weak = sorted(
+        (iou, name)
+        for name, iou in scores["class_iou"].items()
+        if iou is not None and iou < scores["miou"] / 2
+    )
+    if not weak:
+        weak = [
+            min((iou, name) for name, iou in scores["class_iou"].items() if iou is not None)
+        ]
+        head = "No class has less than half the mean IoU; the weakest:"
+    else:
+        head = "Do not rely on the classes with less than half the mean IoU:"
+    lines = [f"- {name}, {_percent(iou)} %{_lost_to(record, name)}" for iou, name in weak]
+    return f"{head}\n\n" + "\n".join(lines)
+
+
+def _lost_to(record: Record, name: str) -> str:
+    found = record["confusions"][name]
+    return (
+        ""
+        if found is None
+        else f": {100 * found['share']:.0f} % of it is taken for {found['class']}"
+    )
+
+
+def _training(record: Record) -> str:
+    runs = record["runs"]
+    seeds = [run["seed"] for run in runs]
+    shipped = next(run["seed"] for run in runs if run["is_shipped"])
+    text = f"{record['steps']:,} steps of {record['batch_size']} crops; this is seed {shipped}"
+    if len(seeds) == 1:
+        text += ", one run and so one draw."
+    else:
+        others = ", ".join(str(seed) for seed in seeds if seed != shipped)
+        text += f", the others are `--config.train.seed=` {others}."
+    for run in runs:
+        if run["steps_made"] < record["steps"]:
+            text += (
+                f" The run of seed {run['seed']} was published after step "
+                f"{run['steps_made']:,}, before its learning rate had come to its end."
+            )
+    return text
+
+
+def _interval(scores: dict[str, Any]) -> str:
+    interval = scores["miou_interval"]
+    if interval["low"] is None:
+        return ""
+    return (
+        f"{100 * interval['level']:g} % interval over images (of this network, not over "
+        f"seeds): {_percent(interval['low'])} to {_percent(interval['high'])} %."
+    )
+
+
+def _taken_for(found: dict[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['class']} ({100 * found['share']:.1f} %)"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join((first, "|---" * len(heads) + "|", *others))
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"

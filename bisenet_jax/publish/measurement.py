@@ -1,0 +1,134 @@
+"""What a run is worth: its best checkpoint as it would be shipped, scored whole."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from bisenet_jax import config_file, parallel
+from bisenet_jax.config import STRIDE, Config
+from bisenet_jax.data.class_sets import find_class_set
+from bisenet_jax.data.loader import evaluation_examples
+from bisenet_jax.data.sources import open_source
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.evaluation.bootstrap import bootstrap_miou
+from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
+from bisenet_jax.evaluation.metrics import scores
+from bisenet_jax.evaluation.network import open_weights
+from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary
+from bisenet_jax.training.logs import LOG_FILE, read_log
+from bisenet_jax.training.run import read_run
+from bisenet_jax.weights import Weights, read_weights, write_weights
+
+STORED_DTYPE = "float16"
+# What may differ between runs whose scores are averaged: the draw, and the machine's part.
+_FREE = {
+    "config.train.seed",
+    *("config.data.root", "config.data.workers", "config.data.threads"),
+    *("config.data.cache", "config.data.cache_dir", "config.data.prefetch_megabytes"),
+    *("config.train.log_every", "config.train.checkpoint_every"),
+    *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
+}
+
+
+class Measured(NamedTuple):
+    """A run and its best checkpoint.
+
+    Attributes:
+        options: of the run.
+        log: the lines of its log.
+        weights: as stored and read back, boosters left behind.
+        summary: the scores as evaluate.py writes them, and the share of each class.
+        confusion: `[N, N] int64`, row = truth.
+    """
+
+    options: Config
+    log: list[dict[str, Any]]
+    weights: Weights
+    summary: dict[str, Any]
+    confusion: np.ndarray
+
+
+def measure_runs(workdirs: list[Path]) -> list[Measured]:
+    """Score the best checkpoint of each run on its validation split.
+
+    Raises:
+        ConfigError: for runs that differ in more than their seed, or not even in that.
+    """
+    configurations = [config_file.load(workdir) for workdir in workdirs]
+    _require_comparable(workdirs, configurations)
+    return [
+        _measure(workdir, options)
+        for workdir, options in zip(workdirs, configurations, strict=True)
+    ]
+
+
+def _require_comparable(workdirs: list[Path], configurations: list[Config]) -> None:
+    first = configurations[0]
+    for workdir, options in zip(workdirs[1:], configurations[1:], strict=True):
+        found = config_file.differences(first, options)
+        changed = sorted(found.keys() - _FREE)
+        if changed:
+            raise ConfigError(
+                f"{workdir} differs from {workdirs[0]} in {', '.join(changed)}: only runs that "
+                "differ in config.train.seed are averaged; publish it under another name"
+            )
+    seeds = [options.train.seed for options in configurations]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"the runs have the seeds {seeds}: each counts once; leave the repeated one out"
+        )
+
+
+def _measure(workdir: Path, options: Config) -> Measured:
+    class_set = find_class_set(options.data.classes)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "weights.safetensors")
+        write_weights(path, read_run(workdir, "best"), dtype=STORED_DTYPE)
+        weights = read_weights(path)
+        scored = open_weights(path, class_set, mesh)
+    source, split = open_source(options.data, options.data.val_split), options.data.val_split
+    protocol = protocol_of_training(options.augment.shrink)
+    examples = evaluation_examples(
+        source, threads=options.data.threads, process_index=0, process_count=1
+    )
+    with tqdm(examples, f"score {workdir.name}", len(source), unit="image") as bar:
+        evaluation = evaluate(
+            make_evaluate_step(scored.network, scored.normalization, mesh, protocol),
+            scored.parameters,
+            bar,
+            num_classes=len(class_set),
+            batch_size=options.train.evaluate_batch_size,
+            mesh=mesh,
+            protocol=protocol,
+        )
+    result = scores(evaluation.confusion)
+    summary = score_summary(
+        result,
+        class_set,
+        images=evaluation.images,
+        split=split,
+        protocol=protocol_line(
+            f"{DATA_SETS[options.data.source]} {split}",
+            evaluation.sizes,
+            protocol=str(protocol),
+            classes=len(class_set),
+            bucket=STRIDE,
+            dtype=jnp.dtype(weights.model.dtype).name,
+        ),
+        ignored=evaluation.ignored,
+        interval=bootstrap_miou(evaluation.image_counts),
+        class_share=dict(
+            zip(class_set.names, result.class_pixels / max(result.pixels, 1), strict=True)
+        ),
+        step=weights.step,
+    )
+    return Measured(
+        options, read_log(workdir / LOG_FILE), weights, summary, evaluation.confusion
+    )

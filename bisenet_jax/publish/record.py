@@ -1,0 +1,167 @@
+"""All that is told of a published network, as one document of JSON values.
+
+The card, the row in the table of results and the entry in the register are made of it alone.
+"""
+
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bisenet_jax import config_file
+from bisenet_jax.config import Config
+from bisenet_jax.evaluation.report import DATA_SETS
+from bisenet_jax.publish.measurement import STORED_DTYPE, Measured
+
+Record = dict[str, Any]
+
+# Terms of the data pass to what is learnt from it. Sources of unknown terms are not here.
+LICENCES = {
+    "synthetic": "MIT, as the rest of this repository: its own code drew the data",
+    "camvid": "research use only, as CamVid: no commercial use",
+    "cityscapes": "research use only, as Cityscapes: no commercial use",
+}
+# How a machine works, not what comes out.
+_OF_THE_MACHINE = {
+    *("config.data.workers", "config.data.threads", "config.data.cache"),
+    *("config.data.cache_dir", "config.data.prefetch_megabytes"),
+    *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
+}
+# Told by their names, not by where they lay.
+_FILES = {"config.data.classes", "config.data.statistics", "config.init.weights"}
+
+
+def make_record(
+    name: str,
+    runs: Sequence[Measured],
+    best: Measured,
+    *,
+    config_path: str,
+    config: Config,
+    licence: str,
+    commit: str,
+    device: str,
+) -> Record:
+    """Describe a network, all runs of its recipe, and how to repeat them.
+
+    Args:
+        name: of the network.
+        runs: of the recipe, each with another seed.
+        best: the one whose weights are shipped.
+        config_path: the file that the runs began with.
+        config: what that file returns.
+        licence: of the weights.
+        commit: of the code that trained.
+        device: that trained, in words.
+    """
+    options = best.options
+    mious = [run.summary["miou"] for run in runs]
+    return {
+        "name": name,
+        "preset": best.weights.preset,
+        "data": DATA_SETS[options.data.source],
+        "licence": licence,
+        "commit": commit,
+        "device": device,
+        "dtype": options.model.dtype,
+        "stored_dtype": STORED_DTYPE,
+        "command": training_command(config_path, config, options, name),
+        "evaluation_command": evaluation_command(config_path, config, options, name),
+        "steps": options.train.steps,
+        "batch_size": options.train.batch_size,
+        "evaluate_every": options.train.evaluate_every,
+        "height": options.augment.crop_height,
+        "width": options.augment.crop_width,
+        "miou_mean": statistics.fmean(mious),
+        "miou_deviation": statistics.stdev(mious) if len(mious) > 1 else None,
+        "runs": [_describe_run(run, run is best) for run in runs],
+        "scores": best.summary,
+        "confusions": confusions(best.confusion, best.weights.class_set.names),
+    }
+
+
+def training_command(path: str, base: Config, options: Config, name: str) -> str:
+    """The words that start this run from the file, whose data lies where the user's does."""
+    words = ["python", "train.py", "--config", path, "--workdir", f"runs/{name}"]
+    return _join([*words, *_changes(base, options)])
+
+
+def evaluation_command(path: str, base: Config, options: Config, name: str) -> str:
+    """The words that score the shipped file on the same pictures."""
+    words = ["python", "evaluate.py", "--weights", name, "--config", path]
+    data = [word for word in _changes(base, options) if word.startswith("--config.data.")]
+    return _join([*words, *data])
+
+
+def _changes(base: Config, options: Config) -> list[str]:
+    words = []
+    for key, (_, value) in config_file.differences(base, options).items():
+        if key == "config.data.root":
+            value = options.data.source.upper()
+        elif key in _FILES:
+            value = Path(value).name
+        elif isinstance(value, tuple):
+            value = str(value).replace(" ", "")
+        if key not in _OF_THE_MACHINE:
+            words.append(f"--{key}={value}")
+    return words
+
+
+def _join(words: Sequence[str]) -> str:
+    """One shell command, in lines of a readable length."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > 92:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return " \\\n".join(lines)
+
+
+def confusions(confusion: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    """For each class the other one that its pixels are taken for most, and their share.
+
+    Args:
+        confusion: `[N, N]` integer, row = truth.
+        names: of the N classes; one without pixels or errors has None.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    for row, name in enumerate(names):
+        errors = np.array(confusion[row])
+        total, errors[row] = errors.sum(), 0
+        most = int(errors.argmax())
+        share = float(errors[most] / max(total, 1))
+        found[name] = {"class": names[most], "share": share} if share else None
+    return found
+
+
+def _describe_run(run: Measured, is_shipped: bool) -> dict[str, Any]:
+    trained = [line for line in run.log if line["group"] == "train"]
+    scored = [line for line in run.log if line["group"] == "val" and line["miou"] is not None]
+    score = run.weights.score
+    return {
+        "seed": run.options.train.seed,
+        "step": run.weights.step,
+        "miou": run.summary["miou"],
+        "pixel_accuracy": run.summary["pixel_accuracy"],
+        # By train.py, of the float32 parameters; and at the end of the run.
+        "miou_float32": None if score is None else score.miou,
+        "miou_last": scored[-1]["miou"] if scored else None,
+        "last_step": scored[-1]["step"] if scored else None,
+        "steps_made": max((line["step"] for line in run.log), default=0),
+        "minutes": _minutes(trained, run.options.train.batch_size),
+        "is_shipped": is_shipped,
+    }
+
+
+def _minutes(lines: Sequence[dict[str, Any]], batch_size: int) -> float | None:
+    """What the steps took, without scoring and saving; each line has the rate up to it."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        if not line.get("images_per_second"):
+            return None
+        seconds += (line["step"] - before) * batch_size / line["images_per_second"]
+        before = line["step"]
+    return seconds / 60 if lines else None

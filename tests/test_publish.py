@@ -1,0 +1,234 @@
+"""From runs to a shipped network in one command: each number on the card has its source."""
+
+import gzip
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import train
+from bisenet_jax import config_file
+from bisenet_jax.data.sources import open_source
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.publish.card import put_row, render_card
+from bisenet_jax.publish.curves import draw_curves, ticks
+from bisenet_jax.publish.measurement import measure_runs
+from bisenet_jax.publish.record import confusions, training_command
+from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin
+from bisenet_jax.segmenter import Segmenter
+from bisenet_jax.training.logs import read_log
+from bisenet_jax.weights import read_weights
+from bisenet_jax.zoo.registry import find_weights, read_registry
+
+ROOT = Path(__file__).parents[1]
+HEAD = "| what | protocol | result |"
+PAGE = f"# Results\n\n{HEAD}\n|---|---|---|\n| old | x | y |\n"
+README = "| a | b | c |\n|---|---|---|\n\n| name | what | card |\n|---|---|---|\n"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, make_tiny_config) -> Path:
+    """Two runs of one recipe, published by the script into a bare repository."""
+    folder = tmp_path_factory.mktemp("published")
+    options = make_tiny_config()
+    options.train.steps, options.train.evaluate_every = 4, 2
+    for seed in (0, 1):
+        options.train.seed = seed
+        train.train(options, folder / f"run{seed}")
+    root = folder / "root"
+    for part in ("bisenet_jax/zoo", "docs/models"):
+        (root / part).mkdir(parents=True)
+    (root / "bisenet_jax/zoo/registry.json").write_text("{}")
+    (root / "docs/results.md").write_text(PAGE)
+    (root / "README.md").write_text(README)
+    assert "narrow.notes.md does not exist: write there" in publish(folder, code=2)
+    (root / "docs/models/narrow.notes.md").write_text("## Limits\n\nDrawn, not seen.\n")
+    assert "narrow: " in publish(folder)
+    return folder
+
+
+def publish(folder: Path, *further: object, code: int = 0) -> str:
+    words = ["--name", "narrow", "--config", "configs/synthetic.py", "--root", folder / "root"]
+    words += ["--device", "a test", "--commit", "abc123", *further]
+    words += ["--workdir", folder / "run0", folder / "run1"]
+    command = [sys.executable, "-m", "bisenet_jax.publish", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_the_shipped_file_is_the_best_checkpoint(published):
+    zoo = published / "root/bisenet_jax/zoo"
+    entry = read_registry(zoo)["narrow"]
+    path = find_weights("narrow", zoo)
+    assert entry.bytes == len(path.read_bytes()) and entry.card == "docs/models/narrow.md"
+    weights, record = read_weights(path), read_record(published)
+    shipped = max(record["runs"], key=lambda run: run["miou"])
+    assert weights.score.miou == shipped["miou"] == record["scores"]["miou"]
+    assert shipped["is_shipped"] and sum(run["is_shipped"] for run in record["runs"]) == 1
+    assert weights.training["train"]["seed"] == shipped["seed"]
+    assert weights.step == shipped["step"]
+    # Scored anew by what a user calls, picture by picture.
+    hits, unions = np.zeros(19), np.zeros(19)
+    segmenter = Segmenter(weights)
+    for index in range(3):
+        image, truth = synthetic_frame(published, index)
+        labels = segmenter.predict(image)
+        for class_id in range(19):
+            here, there = labels == class_id, truth == class_id
+            hits[class_id] += (here & there).sum()
+            unions[class_id] += ((here | there) & (truth < 19)).sum()
+    ious = hits[unions > 0] / unions[unions > 0]
+    np.testing.assert_allclose(record["scores"]["miou"], ious.mean(), rtol=1e-12)
+
+
+def synthetic_frame(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
+    example = open_source(config_file.load(folder / "run0").data, "val")[index]
+    return example["image"], example["label"]
+
+
+def read_record(folder: Path) -> dict:
+    return json.loads((folder / "root/docs/models/narrow.json").read_text())
+
+
+def test_the_card_says_how_the_number_came_about(published):
+    record = read_record(published)
+    page = (published / "root/docs/models/narrow.md").read_text()
+    mious = [100 * run["miou"] for run in record["runs"]]
+    mean, deviation = statistics.mean(mious), statistics.stdev(mious)
+    told = f"{mean:.2f} ± {deviation:.2f} % (2 seeds; the shipped one {max(mious):.2f} %)"
+    assert told in page
+    for words in (
+        read_registry(published / "root/bisenet_jax/zoo")["narrow"].sha256,
+        "protocol full",
+        "commit `abc123`, a test",
+        "MIT, as the rest",
+        "--config.train.steps=4",
+        "choosing by the split that is quoted",
+        "Drawn, not seen.",
+    ):
+        assert words in page
+    for name, iou in record["scores"]["class_iou"].items():
+        cell = "-" if iou is None else f"{100 * iou:.2f}"
+        assert re.search(rf"^\| {name} \| {cell} \|", page, re.MULTILINE)
+    row = (published / "root/docs/results.md").read_text().splitlines()[4]
+    assert row.startswith("| [narrow](models/narrow.md) |") and told in row
+    assert "| 0, 1 |" in row
+    row = (published / "root/README.md").read_text().splitlines()[5]
+    assert row.startswith(
+        "| `narrow` | BiSeNet V2 for the 19 classes of cityscapes, trained on"
+    )
+    assert f"{max(mious):.2f} % mIoU on val; MIT" in row
+
+
+def test_a_run_that_was_cut_short_says_so(published):
+    record = read_record(published)
+    entry = read_registry(published / "root/bisenet_jax/zoo")["narrow"]
+    words = "was published after step 4, before its learning rate"
+    assert words not in render_card(record, entry, "")
+    assert words in render_card(record | {"steps": 9}, entry, "")
+
+
+def test_published_twice_is_published_once(published):
+    before = {path: path.read_bytes() for path in files(published)}
+    publish(published)
+    assert {path: path.read_bytes() for path in files(published)} == before
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "root").rglob("*") if path.is_file()]
+
+
+def test_log_and_curves_are_those_of_the_runs(published):
+    models = published / "root/docs/models"
+    packed = (models / "narrow.log.jsonl.gz").read_bytes()
+    lines = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+    for seed in (0, 1):
+        log = read_log(published / f"run{seed}" / "log.jsonl")
+        mine = [line for line in lines if line["seed"] == seed]
+        assert [line["step"] for line in mine] == [line["step"] for line in log]
+        losses = [line["loss"] for line in log if line["group"] == "train"]
+        kept = [line["loss"] for line in mine if line["group"] == "train"]
+        np.testing.assert_allclose(kept, losses, rtol=1e-4)
+    drawn = ElementTree.parse(models / "narrow.svg").getroot()
+    text = " ".join(drawn.itertext())
+    assert "seed 0" in text and "seed 1" in text and "learning rate" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--name", "No Name"), "'No Name' must be of small letters"),
+        (("--root", "tests"), "is not the root of the repository"),
+    ],
+)
+def test_what_is_refused(published, flags, message):
+    assert message in publish(published, *flags, code=2)
+
+
+def test_runs_of_other_recipes_are_not_averaged(tmp_path, make_tiny_config):
+    for name, seed, rate in (("a", 0, 0.1), ("b", 1, 0.2), ("c", 0, 0.1)):
+        options = make_tiny_config()
+        options.train.seed, options.optimizer.learning_rate = seed, rate
+        config_file.save(options, tmp_path / name)
+    with pytest.raises(ConfigError, match="b differs from .*a in config.optimizer.learning_r"):
+        measure_runs([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(ConfigError, match=r"the seeds \[0, 0\]"):
+        measure_runs([tmp_path / "a", tmp_path / "c"])
+
+
+def test_the_command_repeats_the_run(make_tiny_config):
+    base, options = make_tiny_config(), make_tiny_config()
+    options.data.source, options.data.root = "camvid", "/home/someone/secret"
+    options.augment.scales, options.data.workers = (0.5, 1.0), 7
+    options.train.seed, options.init.weights = 3, "/home/someone/secret/start.safetensors"
+    words = training_command("configs/camvid.py", base, options, "net")
+    assert words.replace(" \\\n   ", "") == (
+        "python train.py --config configs/camvid.py --workdir runs/net "
+        "--config.init.weights=start.safetensors "
+        "--config.data.source=camvid --config.data.root=CAMVID "
+        "'--config.augment.scales=(0.5,1.0)' --config.train.seed=3"
+    )
+
+
+def test_confusions():
+    found = confusions(np.array([[5, 3, 2], [0, 9, 0], [0, 0, 0]]), ("a", "b", "c"))
+    assert found == {"a": {"class": "b", "share": 0.3}, "b": None, "c": None}
+
+
+def test_a_long_log_is_thinned_until_it_is_small():
+    random = np.random.default_rng(0)
+    values = random.random((20_000, 3)).tolist()
+    log = [
+        {"step": step, "group": "train", "loss": a, "norm": b, "rate": c}
+        for step, (a, b, c) in enumerate(values)
+    ]
+    scored = [{"step": 19_999, "group": "val", "miou": 0.5}]
+    packed = pack_logs({0: log + scored, 1: log})
+    assert len(packed) < MAX_BYTES and packed == pack_logs({1: log, 0: log + scored})
+    kept = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+    assert len(kept) > 1000 and scored[0] | {"seed": 0} in kept
+    assert [line["step"] for line in thin(log[:6], 4)] == [0, 4, 5]
+    assert average([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(2, 2.0), (3, 5.0)]
+
+
+def test_curves_have_round_marks_and_no_markup_from_outside():
+    assert ticks(0.05) == pytest.approx([0, 0.01, 0.02, 0.03, 0.04, 0.05])
+    assert ticks(600) == pytest.approx([0, 200, 400, 600])
+    assert ticks(0) == [0, 1]
+    for high in (1e-7, 0.31, 7.3, 12_345):
+        assert high <= ticks(high)[-1] <= 1.6 * high and len(ticks(high)) <= 6
+    drawing = draw_curves({0: [{"step": 1, "group": "val", "miou": 0.5}]}, "<script>")
+    assert "<script>" not in drawing and "&lt;script&gt;" in drawing
+
+
+def test_a_row_takes_the_place_of_its_own():
+    once = put_row(PAGE, "| [a](a.md) | 1 |", HEAD)
+    assert once.splitlines()[4:] == ["| [a](a.md) | 1 |", "| old | x | y |"]
+    assert put_row(once, "| [a](a.md) | 2 |", HEAD) == once.replace("| 1 |", "| 2 |")
