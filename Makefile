@@ -31,7 +31,8 @@ check: venv
 
 audit: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[audit]'
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > $(VENV)/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 demo: venv
 	@echo; echo "== 1 of 3. Train on the built-in streets. The plain command:"

@@ -8,13 +8,15 @@
 In the workdir lie config.json (every option as used), checkpoints/ (the latest and the best by
 mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, step
 time, TFLOP/s, a validation picture, the trace of --profile). Several processes, on one host or
-many: docs/multi_host.md. SIGTERM and SIGUSR1 save after the step at work and end the run.
+many: docs/multi_host.md. SIGTERM and SIGUSR1 let the step or the batch to score that is at work
+end, save and end the run.
 Exit codes: 0 done or so ended, 2 something to mend, 130 interrupted.
 """
 
 import dataclasses
 import math
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +29,14 @@ from tqdm import tqdm
 
 from bisenet_jax import config, distributed, parallel, program_cache
 from bisenet_jax.data.class_sets import find_class_set
-from bisenet_jax.data.example import Example, Source
-from bisenet_jax.data.loader import evaluation_examples
+from bisenet_jax.data.example import Example, Source, name_of
+from bisenet_jax.data.loader import batch_names, evaluation_examples
 from bisenet_jax.data.sources import (
     open_batches,
     open_sampler,
     open_source,
     open_training_source,
+    where,
 )
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
@@ -49,10 +52,10 @@ from bisenet_jax.training.initial_weights import read_initial_weights, start_fro
 from bisenet_jax.training.logs import BOARD_FOLDER, open_log
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
-from bisenet_jax.training.pace import Pace, Trace, step_flops
+from bisenet_jax.training.pace import Pace, Trace, step_flops, waiting, watch_each, watched
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
-from bisenet_jax.training.stop import Stop
+from bisenet_jax.training.stop import Stop, Stopped
 from bisenet_jax.training.workdir import claim
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
@@ -116,7 +119,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
 
     began = time.monotonic()
     result: Scores | None = None
-    last_step = total_steps
+    is_stopped = False
     with (
         Stop(agree_every=options.train.log_every) as stop,
         claim(workdir, options, start_step),
@@ -126,24 +129,20 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
             template = jax.eval_shape(start_state)
             state, start_step = checkpoint.restore_newest(saved, workdir, template, mesh)
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
+            lacks_scores = checkpoint.lacks_scores(saved, start_step)
         else:
-            state = start_state()
+            state, lacks_scores = start_state(), False
             if initial is not None:
                 state, start = start_from(state, initial, class_set)
                 print(f"starting from {options.init.weights}\n{start.describe()}")
             state = parallel.replicate(state, mesh)
+        last_step = start_step
 
-        batches = open_batches(
-            options,
-            train_source,
-            sampler,
-            start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches = open_batches(options, train_source, sampler, start_step, **share)
         is_kept = distributed.is_first()
         with (
-            open_log(workdir, start_step, is_kept=is_kept) as log,
+            open_log(workdir, start_step, is_kept=is_kept, lacks_scores=lacks_scores) as log,
             progress_bar(start_step, total_steps) as bar,
             trace,
         ):
@@ -166,10 +165,51 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                     log.write(step, "train", values | pace.rates())
                     pace.restart()
 
+            def score_and_log(step: int) -> Scores | None:
+                """The scores of the state; None where the run is asked to end before."""
+                try:
+                    scored, picture = score(
+                        network, evaluate_step, state, val_source, options, own_mesh, stop
+                    )
+                except Stopped:
+                    return None
+                classes = dict(zip(class_set.names, scored.class_iou, strict=True))
+                totals = {"miou": scored.miou, "pixel_accuracy": scored.pixel_accuracy}
+                log.write(step, "val", totals | classes)
+                if picture is not None:
+                    log.picture(step, "val/picture", picture)
+                split = options.data.val_split
+                bar.write(f"step {step}: mIoU {100 * scored.miou:.2f} % on {split}")
+                return scored
+
+            def save(step: int, scored: Scores | None, *, lacks_scores: bool) -> None:
+                miou = None if scored is None or math.isnan(scored.miou) else scored.miou
+                with watched(
+                    lambda seconds: bar.write(f"step {step}: {waiting(seconds, str(workdir))}")
+                ):
+                    log.sync()
+                    checkpoint.save(saved, state, step, miou, lacks_scores=lacks_scores)
+
+            if lacks_scores:
+                result = score_and_log(start_step)
+                is_stopped = result is None
+                if not is_stopped:
+                    save(start_step, result, lacks_scores=False)
+                pace.restart()
+
+            def tell_batch(step: int, seconds: float) -> None:
+                order = sampler(options.train.seed)
+                size = options.train.batch_size
+                names = batch_names(train_source, order, step, batch_size=size, **share)
+                what = f"{', '.join(names)} of {where(options.data)}"
+                bar.write(f"step {step}: {waiting(seconds, what)}")
+
             # Order of a turn: batch, step, report of the step before, evaluate, save.
             unread: tuple[int, Metrics, list[str]] | None = None
             for step in range(start_step + 1, total_steps + 1):
-                batch = pace.wait_for(batches, partial(tell_waiting, bar, options, step))
+                if is_stopped:
+                    break
+                batch = pace.wait_for(batches, partial(tell_batch, step))
                 arrays = {name: batch[name] for name in ("image", "label", "size")}
                 with trace.of(step):
                     state, metrics = train_step(state, parallel.split_batch(arrays, mesh))
@@ -187,31 +227,22 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                     continue
                 # What is saved was read first: no checkpoint holds a loss that is no number.
                 report(*unread)
-                unread, miou = None, None
+                unread = None
                 finite.require_finite_state(step, state, checkpoint.latest_step(saved))
-                if is_evaluated:
-                    result, picture = score(
-                        network, evaluate_step, state, val_source, options, own_mesh
-                    )
-                    classes = dict(zip(class_set.names, result.class_iou, strict=True))
-                    totals = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
-                    log.write(step, "val", totals | classes)
-                    if picture is not None:
-                        log.picture(step, "val/picture", picture)
-                    split = options.data.val_split
-                    bar.write(f"step {step}: mIoU {100 * result.miou:.2f} % on {split}")
-                    miou = None if math.isnan(result.miou) else result.miou
-                log.sync()
-                checkpoint.save(saved, state, step, miou)
-                if is_stopped:
-                    # Scores of an earlier step are in the log; they are not this one's.
-                    last_step, result = step, None
-                    break
+                # Scores of an earlier step are in the log; they are not this one's.
+                result = score_and_log(step) if is_evaluated else None
+                lacks_scores = is_evaluated and result is None
+                save(step, result, lacks_scores=lacks_scores)
+                last_step, is_stopped = step, is_stopped or lacks_scores
                 pace.restart()
         batches.close()
-        if result is None and last_step == total_steps:
+        if start_step == total_steps and result is None and not is_stopped:
             print(f"{workdir} has made all its {total_steps} steps already")
-            result, _ = score(network, evaluate_step, state, val_source, options, own_mesh)
+            rest = (val_source, options, own_mesh, stop)
+            try:
+                result, _ = score(network, evaluate_step, state, *rest)
+            except Stopped:
+                is_stopped = True
     return {
         "miou": None if result is None or math.isnan(result.miou) else result.miou,
         "pixel_accuracy": None
@@ -220,7 +251,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
         "steps": total_steps,
         "first_step": start_step + 1,
         "last_step": last_step,
-        "stopped_by": stop.name if last_step < total_steps else None,
+        "stopped_by": stop.name if is_stopped else None,
         "seconds": time.monotonic() - began,
     }
 
@@ -247,8 +278,13 @@ def score(
     source: Source,
     options: config.Config,
     mesh: Mesh,
+    stop: Stop,
 ) -> tuple[Scores, np.ndarray | None]:
-    """Scores on the whole validation split, and a picture of this process's first example."""
+    """Scores on the whole validation split, and a picture of this process's first example.
+
+    Raises:
+        Stopped: where the run is asked to end before.
+    """
     class_set = find_class_set(options.data.classes)
     pictures: list[np.ndarray] = []
 
@@ -263,11 +299,26 @@ def score(
         source, threads=options.data.threads, process_index=process, process_count=count
     )
     total, is_silent = len(range(process, len(source), count)), not distributed.is_first()
-    with tqdm(examples, "evaluate", total, leave=False, unit="image", disable=is_silent) as bar:
+
+    def tell(place: int, seconds: float) -> None:
+        name = name_of(source, process + place * count)
+        tqdm.write(f"evaluation: {waiting(seconds, f'{name} of {where(options.data)}')}")
+
+    with (
+        closing(examples),
+        tqdm(
+            watch_each(examples, tell),
+            "evaluate",
+            total,
+            leave=False,
+            unit="image",
+            disable=is_silent,
+        ) as bar,
+    ):
         evaluation = evaluate(
             step,
             parallel.replicate(parameters, mesh),
-            bar,
+            stop.until_asked(bar),
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
             mesh=mesh,
@@ -275,17 +326,6 @@ def score(
             visit=keep_first,
         )
     return scores(evaluation.confusion), pictures[0] if pictures else None
-
-
-def tell_waiting(bar: tqdm, options: config.Config, step: int, seconds: float) -> None:
-    """One line on what is waited for."""
-    data = options.data
-    where = f"{data.source} {data.root}".strip()
-    bar.write(
-        f"step {step}: waiting for {seconds:.0f} s for {options.train.batch_size} training "
-        f"frames of {where} ({data.workers} loader processes, {data.threads} threads each): "
-        "the disk or the network hangs, or is slow"
-    )
 
 
 def progress_bar(start_step: int, total_steps: int) -> tqdm:

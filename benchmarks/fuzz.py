@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_string("json", None, "File for the outcomes.")
     flags.DEFINE_string("child", None, "Used inside: the reader of this process.")
     flags.DEFINE_integer("first", 0, "Used inside: its first file.")
+    flags.DEFINE_string("folder", None, "Used inside: where it makes them.")
 
 
 def main() -> int:
@@ -50,8 +52,10 @@ def main() -> int:
     if unknown := sorted(set(values.kinds) - KINDS.keys()):
         raise ConfigError(f"--kinds {unknown[0]!r} is not known; choose from {list(KINDS)}")
     if values.child:
-        read_files(values.child, values.seed, values.first)
+        read_files(values.child, values.seed, values.first, Path(values.folder))
         return 0
+    # Ends like an exception, which cleans up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = {}
     for kind in values.kinds:
         seconds = values.seconds / len(values.kinds)
@@ -80,12 +84,21 @@ def fuzz(
         seconds: to spend once the reader is ready.
         cases: instead, how many files.
     """
+    # Made here, as a reader that is ended cannot remove it.
+    with tempfile.TemporaryDirectory(prefix="bisenet_jax_fuzz_") as folder:
+        return _fuzz(kind, seed, seconds, cases, folder)
+
+
+def _fuzz(
+    kind: str, seed: int, seconds: float, cases: int | None, folder: str
+) -> tuple[Counter[str], list[dict[str, Any]]]:
     outcomes: Counter[str] = Counter()
     bugs: list[dict[str, Any]] = []
     file, deadline, is_over = 0, None, False
     while not is_over:
         command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind]
         command += ["--seed", str(seed), "--first", str(file)]
+        command += ["--folder", tempfile.mkdtemp(dir=folder)]
         # Without a buffer: in one, lines would lie that select cannot see.
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
@@ -127,27 +140,26 @@ def _next_line(child: subprocess.Popen[bytes], patience: float) -> str:
     return line or f"ends the process with {child.wait()}"
 
 
-def read_files(kind: str, seed: int, first: int) -> None:
+def read_files(kind: str, seed: int, first: int, folder: Path) -> None:
     """Make and read one file after the other, and print a line of what came of each."""
     # The lines go where nothing that a library prints can get between them.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    with tempfile.TemporaryDirectory(prefix="bisenet_jax_fuzz_") as folder:
-        samples, read = make_kind(kind, Path(folder))
-        for path in samples:
-            read(path)  # loads whatever is loaded late
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
-        print("ready", file=answers)
-        contents = [path.read_bytes() for path in samples]
-        while True:
-            random = np.random.default_rng([seed, first])
-            which = int(random.integers(len(samples)))
-            path = samples[which]
-            path.write_bytes(mutate(path.suffix, contents[which], contents, random))
-            print(_outcome(read, path), file=answers)
-            path.write_bytes(contents[which])
-            first += 1
+    samples, read = make_kind(kind, folder)
+    for path in samples:
+        read(path)  # loads whatever is loaded late
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
+    print("ready", file=answers)
+    contents = [path.read_bytes() for path in samples]
+    while True:
+        random = np.random.default_rng([seed, first])
+        which = int(random.integers(len(samples)))
+        path = samples[which]
+        path.write_bytes(mutate(path.suffix, contents[which], contents, random))
+        print(_outcome(read, path), file=answers)
+        path.write_bytes(contents[which])
+        first += 1
 
 
 def _outcome(read: Any, path: Path) -> str:

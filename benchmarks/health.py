@@ -4,7 +4,8 @@
     python -m benchmarks.health --steps 200 --images 500
 
 `train.py` and `evaluate.py` run as their users start them, on benchmarks/tiny.py; their memory
-(resident set size) is read every half second from outside.
+(resident set size) is read every half second from outside. Time in which a machine has stopped
+them, or this process, does not count: otherwise a curve has gaps.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from bisenet_jax.files import write_json
 
 ROOT = Path(__file__).parents[1]
 INTERVAL = 0.5
+# A longer time between two samples means that this process was stopped.
+LONGEST = 5.0
 # The start loads and compiles; flat means flat after it.
 WARM_UP_SHARE = 0.3
 POINTS = 100  # of a curve in the file
@@ -37,26 +40,35 @@ def watch(command: list[str], name: str) -> dict[str, Any]:
         RuntimeError: with its output, where it fails.
     """
     times, sizes = [], []
-    began = time.monotonic()
+    ran, stopped, last = 0.0, 0.0, time.monotonic()
     with tempfile.TemporaryFile("w+") as output, tqdm(desc=name, unit="s", disable=None) as bar:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, stdout=output, stderr=output, env=os.environ
         )
         seen = psutil.Process(process.pid)
         while process.poll() is None:
+            time.sleep(INTERVAL)
+            now = time.monotonic()
+            passed, last = now - last, now
             try:
-                sizes.append(seen.memory_info().rss / 2**20)
-                times.append(time.monotonic() - began)
+                if passed > LONGEST or seen.status() == psutil.STATUS_STOPPED:
+                    stopped += passed
+                    continue
+                size = seen.memory_info().rss / 2**20
             except psutil.Error:
                 break
-            bar.set_postfix({"MiB": f"{sizes[-1]:.0f}"}, refresh=False)
-            bar.update(round(times[-1]) - bar.n)
-            time.sleep(INTERVAL)
+            ran += passed
+            times.append(ran)
+            sizes.append(size)
+            bar.set_postfix({"MiB": f"{size:.0f}"}, refresh=False)
+            bar.update(round(ran) - bar.n)
         if process.wait():
             output.seek(0)
             raise RuntimeError(output.read()[-4000:])
     # An ending process has given memory back already.
-    return {"name": name} | judge(np.array(times)[:-2], np.array(sizes)[:-2])
+    return {"name": name, "stopped_seconds": stopped} | judge(
+        np.array(times)[:-2], np.array(sizes)[:-2]
+    )
 
 
 def judge(times: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
@@ -82,14 +94,15 @@ def judge(times: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as plain text."""
     lines = [
-        f"{'what':<28}{'s':>7}{'peak MiB':>10}{'1st half':>10}{'2nd half':>10}{'growth':>9}"
+        f"{'what':<28}{'s':>7}{'stopped s':>10}{'peak MiB':>10}{'1st half':>10}"
+        f"{'2nd half':>10}{'growth':>9}"
     ]
     lines.append("-" * len(lines[0]))
     for row in rows:
         lines.append(
-            f"{row['name']:<28}{row['seconds']:>7.0f}{row['peak_mib']:>10.0f}"
-            f"{row['first_half_mib']:>10.1f}{row['second_half_mib']:>10.1f}"
-            f"{row['growth_mib']:>9.2f}"
+            f"{row['name']:<28}{row['seconds']:>7.0f}{row['stopped_seconds']:>10.0f}"
+            f"{row['peak_mib']:>10.0f}{row['first_half_mib']:>10.1f}"
+            f"{row['second_half_mib']:>10.1f}{row['growth_mib']:>9.2f}"
         )
     return "\n".join(lines)
 

@@ -1,12 +1,14 @@
 """Kill a run again and again; it must end with the bits and the log of one left alone.
 
-    python -m benchmarks.soak --kills 50 --json benchmarks/results/cpu_soak.json
-    python -m benchmarks.soak --kills 3 --steps 60
+    python benchmarks/soak.py --kills 50 --json benchmarks/results/cpu_soak.json
+    python -m benchmarks.soak --kills 3
 
-Each start of `train.py` on benchmarks/tiny.py is ended at a random moment: while it starts,
-between steps, inside a checkpoint's write, or inside an evaluation; by SIGKILL (as the kernel
-does for lack of memory), SIGTERM or Ctrl-C; and at times a bit of its newest checkpoint is
-flipped before the next start. Exit codes: 0 equal, 1 not.
+Each start of `train.py` on benchmarks/tiny.py is ended at a random moment, aimed at by turns:
+while it starts, between steps, while a checkpoint is written, within an evaluation; by SIGKILL
+(as the kernel does for lack of memory), SIGTERM or Ctrl-C. What was hit is read afterwards from
+what the run left. At times a bit of its newest checkpoint is flipped before the next start. A
+run that ends before it was killed often enough is compared, and the next one begun. Exit codes:
+0 equal, 1 not.
 """
 
 import argparse
@@ -19,9 +21,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Run as a file, Python looks beside it alone.
+sys.path.append(str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np
@@ -37,16 +42,20 @@ from bisenet_jax.training.run import restore_run
 
 ROOT = Path(__file__).parents[1]
 MOMENTS = ("start", "steps", "write", "evaluation")
+# How long a step, a write and an evaluation about last: the delay within one is random.
+LENGTHS = {"steps": 0.1, "write": 0.3, "evaluation": 0.5}
 SIGNALS = {signal.SIGKILL: 0.6, signal.SIGTERM: 0.2, signal.SIGINT: 0.2}
 FLIPS = 0.1  # of the kills after which a bit is flipped
+COMPARED = ("same_final_bits", "same_log", "same_best")
 CLOCKS = ("images_per_second", "step_seconds", "wait_share", "teraflops_per_second")
-PATIENCE = 600.0
+PATIENCE = 3600.0  # this process may have been stopped for a while, with its runs
 
 
 class Kill(NamedTuple):
     """What was done to one start, and what came of it."""
 
-    moment: str
+    aimed: str
+    hit: str
     signal: str
     code: int
     step: int  # the last one in the log
@@ -70,40 +79,61 @@ def start(workdir: Path, steps: int, cache: str) -> subprocess.Popen:
 
 
 def kill_once(
-    process: subprocess.Popen, workdir: Path, rng: random.Random, start_seconds: float
+    process: subprocess.Popen, workdir: Path, moment: str, rng: random.Random, seconds: float
 ) -> Kill | None:
-    """End a start at a random moment; None where it was done before."""
-    moment = rng.choice(MOMENTS)
+    """End a start at a random moment of a kind; None where it was done before.
+
+    Args:
+        process: the start.
+        workdir: its run's.
+        moment: one of MOMENTS.
+        rng: chooses the signal, the delay, and whether a bit is flipped.
+        seconds: how long a start about takes.
+    """
     number = rng.choices(list(SIGNALS), list(SIGNALS.values()))[0]
-    began, first = time.monotonic(), last_step(workdir)
-    target, delay = first + rng.randint(1, 8), rng.random()
-    every = tiny.get_config().train.evaluate_every
+    began, before = time.monotonic(), last_line(workdir)
+    first = step_of(before)
+    target, delay = first + rng.randint(1, 4), rng.random() * LENGTHS.get(moment, seconds)
 
     def has_come() -> bool:
         if moment == "start":
-            return time.monotonic() - began > delay * start_seconds
-        step = last_step(workdir)
+            return time.monotonic() - began > delay
+        line = last_line(workdir)
         if moment == "evaluation":
-            return step > first and step % every == 0
+            return step_of(line) > first and is_scoring(line)
         if moment == "write":
-            folder = workdir / checkpoint.FOLDER
-            return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
-        return step >= target
+            return bool(half_written(workdir))
+        return step_of(line) >= target
 
-    while not has_come():
-        if process.poll() is not None:
-            return None
-        if time.monotonic() - began > PATIENCE:
-            process.kill()
-            raise TimeoutError(f"the run made no step in {PATIENCE:.0f} s: {workdir}")
-        time.sleep(0.001)
+    if not wait_until(has_come, process):
+        return None
     if moment != "start":
-        time.sleep(delay * (0.01 if moment == "write" else 0.05))
+        time.sleep(delay)
     process.send_signal(number)
     code = process.wait(PATIENCE)
+    line = last_line(workdir)
+    hit = "steps"
+    if half_written(workdir):
+        hit = "write"
+    elif step_of(line) <= first:
+        hit = "start"
+    elif is_scoring(line):
+        hit = "evaluation"
     is_flipped = rng.random() < FLIPS and flip(workdir, rng)
-    name = signal.Signals(number).name
-    return Kill(moment, name, code, last_step(workdir), is_flipped)
+    return Kill(moment, hit, signal.Signals(number).name, code, step_of(line), is_flipped)
+
+
+def wait_until(has_come: Callable[[], bool], process: subprocess.Popen) -> bool:
+    """Whether that comes before the process ends."""
+    give_up = time.monotonic() + PATIENCE
+    while not has_come():
+        if process.poll() is not None:
+            return False
+        if time.monotonic() > give_up:
+            process.kill()
+            raise TimeoutError(f"the run made no step in {PATIENCE:.0f} s")
+        time.sleep(0.001)
+    return True
 
 
 def flip(workdir: Path, rng: random.Random) -> bool:
@@ -121,61 +151,88 @@ def flip(workdir: Path, rng: random.Random) -> bool:
     return True
 
 
-def last_step(workdir: Path) -> int:
-    """The step of the log's last whole line, or 0."""
+def last_line(workdir: Path) -> dict[str, Any]:
+    """The log's last whole line, or nothing."""
     path = workdir / LOG_FILE
     if not path.exists():
-        return 0
+        return {}
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 8192, 0))
-        for line in reversed(file.read().splitlines()):
+        for text in reversed(file.read().splitlines()):
             try:
-                return int(json.loads(line)["step"])
-            except (json.JSONDecodeError, TypeError, KeyError):
+                line = json.loads(text)
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
-    return 0
+            # The end of a line that was cut off in front may be a number.
+            if isinstance(line, dict):
+                return line
+    return {}
+
+
+def step_of(line: Mapping[str, Any]) -> int:
+    return line.get("step", 0)
+
+
+def is_scoring(line: Mapping[str, Any]) -> bool:
+    """Whether an evaluation follows this line of the log."""
+    every = tiny.get_config().train.evaluate_every
+    return line.get("group") == "train" and not step_of(line) % every
+
+
+def half_written(workdir: Path) -> list[Path]:
+    """Checkpoints that are being written, or were when the run ended."""
+    folder = workdir / checkpoint.FOLDER
+    return [p for p in folder.iterdir() if "tmp" in p.name] if folder.is_dir() else []
 
 
 def soak(folder: Path, kills: int, steps: int, seed: int, seconds: float) -> dict[str, Any]:
-    """Run once alone and once killed; every figure, and whether both are equal."""
+    """Run once alone, then killed ones; every figure, and whether all are equal."""
     rng, cache = random.Random(seed), str(folder / "xla")
-    alone, killed = folder / "alone", folder / "killed"
+    alone = folder / "alone"
     began = time.monotonic()
-    process = start(alone, steps, cache)
-    if process.wait(PATIENCE):
-        raise RuntimeError(alone.with_suffix(".txt").read_text())
-    alone_seconds = time.monotonic() - began
+    leave_alone(alone, steps, cache)
+    seconds_alone = time.monotonic() - began
+    # In turns, each as often as the others.
+    moments = [MOMENTS[place % len(MOMENTS)] for place in range(kills)]
+    rng.shuffle(moments)
     done: list[Kill] = []
-    start_seconds = 10.0
-    is_done = False
+    runs: list[dict[str, Any]] = []
+    start_seconds, text = 10.0, ""
     began = time.monotonic()
+
+    def is_going_on() -> bool:
+        return len(done) < kills and time.monotonic() - began < seconds
+
     with tqdm(total=kills, unit="kill", disable=None) as bar:
-        while len(done) < kills and not is_done and time.monotonic() - began < seconds:
-            process = start(killed, steps, cache)
-            kill = kill_once(process, killed, rng, start_seconds)
-            is_done = kill is None and process.returncode == 0
-            if kill is not None:
+        while is_going_on():
+            workdir = folder / f"killed_{len(runs)}"
+            while is_going_on():
+                process = start(workdir, steps, cache)
+                started = time.monotonic()
+                kill = kill_once(process, workdir, moments[len(done)], rng, start_seconds)
+                if kill is None:
+                    if process.returncode == 0:
+                        break
+                    require_start_over(workdir)
+                    continue
                 done.append(kill)
-                bar.set_postfix({"step": kill.step})
+                if kill.aimed == "steps":
+                    start_seconds = time.monotonic() - started
+                bar.set_postfix({"run": len(runs), "step": kill.step})
                 bar.update()
-            elif not is_done and "good checkpoint left" not in (
-                text := killed.with_suffix(".txt").read_text(errors="replace")
-            ):
-                raise RuntimeError(text[-4000:])
-    # Its last start is left alone.
-    while not is_done:
-        process = start(killed, steps, cache)
-        is_done = process.wait(PATIENCE) == 0
-        if not is_done and process.returncode != 2:
-            raise RuntimeError(killed.with_suffix(".txt").read_text(errors="replace")[-4000:])
-    text = killed.with_suffix(".txt").read_text(errors="replace")
+            # Its last start is left alone.
+            leave_alone(workdir, steps, cache)
+            runs.append(compare(alone, workdir))
+            text += words(workdir)
     return {
         "seed": seed,
         "steps": steps,
+        "runs": len(runs),
         "kills": len(done),
         "seconds": time.monotonic() - began,
-        "seconds_alone": alone_seconds,
-        "moments": dict(Counter(kill.moment for kill in done)),
+        "seconds_alone": seconds_alone,
+        "aimed": dict(Counter(kill.aimed for kill in done)),
+        "hit": dict(Counter(kill.hit for kill in done)),
         "signals": dict(Counter(kill.signal for kill in done)),
         "exit_codes": {
             name: dict(Counter(str(kill.code) for kill in done if kill.signal == name))
@@ -184,8 +241,28 @@ def soak(folder: Path, kills: int, steps: int, seed: int, seconds: float) -> dic
         "bits_flipped": sum(kill.is_flipped for kill in done),
         "checkpoints_set_aside": text.count("skipping the checkpoint"),
         "resumed": text.count("resuming "),
+        "arrays": min(run["arrays"] for run in runs),
+        "log_rows": runs[0]["log_rows"],
+        "best": runs[0]["best"],
+        **{name: sum(run[name] for run in runs) for name in COMPARED},
         "rows": [kill._asdict() for kill in done],
-    } | compare(alone, killed)
+    }
+
+
+def leave_alone(workdir: Path, steps: int, cache: str) -> None:
+    """Start until the run is done."""
+    while start(workdir, steps, cache).wait(PATIENCE):
+        require_start_over(workdir)
+
+
+def require_start_over(workdir: Path) -> None:
+    """Raise unless the run said that it begins anew, as all its checkpoints were damaged."""
+    if "good checkpoint left" not in (text := words(workdir)):
+        raise RuntimeError(text[-4000:])
+
+
+def words(workdir: Path) -> str:
+    return workdir.with_suffix(".txt").read_text(errors="replace")
 
 
 def compare(alone: Path, killed: Path) -> dict[str, Any]:
@@ -198,7 +275,6 @@ def compare(alone: Path, killed: Path) -> dict[str, Any]:
         ]
         for path in (alone, killed)
     ]
-    left = [path for path in (killed / checkpoint.FOLDER).iterdir() if "tmp" in path.name]
     return {
         "arrays": len(ends[0]["arrays"]),
         "same_final_bits": ends[0]["arrays"] == ends[1]["arrays"],
@@ -206,7 +282,6 @@ def compare(alone: Path, killed: Path) -> dict[str, Any]:
         "log_rows": len(logs[0]),
         "same_best": ends[0]["best"] == ends[1]["best"],
         "best": ends[0]["best"],
-        "half_written_left": len(left),
     }
 
 
@@ -222,7 +297,7 @@ def _final(workdir: Path) -> dict[str, Any]:
 
 
 def is_equal(result: Mapping[str, Any]) -> bool:
-    return result["same_final_bits"] and result["same_log"] and result["same_best"]
+    return all(result[name] == result["runs"] for name in COMPARED)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -231,19 +306,22 @@ def table(result: Mapping[str, Any]) -> str:
     def listed(counts: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {number}" for name, number in counts.items())
 
+    def judged(name: str) -> str:
+        number, runs = result[name], result["runs"]
+        return f"equal in all {runs} runs" if number == runs else f"equal in {number} of {runs}"
+
     codes = "; ".join(f"{name}: {listed(c)}" for name, c in result["exit_codes"].items())
     rows = {
         "kills": f"{result['kills']} in {result['seconds']:.0f} s, seed {result['seed']}",
-        "moments": listed(result["moments"]),
+        "runs": f"{result['runs']} of {result['steps']} steps",
+        "aimed at": listed(result["aimed"]),
+        "hit": listed(result["hit"]),
         "exit codes": codes,
         "bits flipped": f"{result['bits_flipped']}, checkpoints set aside: "
         f"{result['checkpoints_set_aside']}",
-        "final state": f"{result['arrays']} arrays, "
-        + ("equal" if result["same_final_bits"] else "NOT EQUAL"),
-        "log": f"{result['log_rows']} rows, "
-        + ("equal" if result["same_log"] else "NOT EQUAL"),
-        "best": f"step {result['best'][0]}, "
-        + ("equal" if result["same_best"] else "NOT EQUAL"),
+        "final state": f"{result['arrays']} arrays, {judged('same_final_bits')}",
+        "log": f"{result['log_rows']} rows, {judged('same_log')}",
+        "best": f"step {result['best'][0]}, {judged('same_best')}",
     }
     return "\n".join(f"{name:<14}{text}" for name, text in rows.items())
 
@@ -251,16 +329,17 @@ def table(result: Mapping[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, help="of the run; default: 15 a kill")
+    parser.add_argument("--steps", type=int, default=36, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="after which no more kills")
     parser.add_argument("--json", help="a file for all the figures")
     # A shell in the background ignores Ctrl-C, and so would all starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = parser.parse_args()
-    steps = arguments.steps or 15 * arguments.kills
     with tempfile.TemporaryDirectory(prefix="bisenet_jax_soak_") as folder:
-        result = soak(Path(folder), arguments.kills, steps, arguments.seed, arguments.seconds)
+        result = soak(
+            Path(folder), arguments.kills, arguments.steps, arguments.seed, arguments.seconds
+        )
     print(table(result))
     if arguments.json:
         write_json(arguments.json, describe_machine() | result)

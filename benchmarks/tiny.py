@@ -33,15 +33,15 @@ def narrow_model(**fields: Any) -> ModelConfig:
 def get_config() -> Config:
     return Config(
         model=narrow_model(),
-        data=DataConfig(height=64, width=64, train_images=64, val_images=24, threads=1),
+        data=DataConfig(height=64, width=64, train_images=64, val_images=16, threads=1),
         augment=AugmentConfig(crop_height=64, crop_width=64, brightness=0.2),
         optimizer=OptimizerConfig(learning_rate=0.02, warmup_steps=5, ema_decay=0.9),
         train=TrainConfig(
             steps=200,
             batch_size=2,
             log_every=1,
-            evaluate_every=10,
-            checkpoint_every=5,
+            evaluate_every=6,
+            checkpoint_every=4,
             keep_checkpoints=3,
             evaluate_batch_size=2,
         ),

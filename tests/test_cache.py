@@ -20,6 +20,7 @@ from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data.cache import open_cache
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.data.coding import plain_ids
+from bisenet_jax.data.example import name_of
 from bisenet_jax.data.folder import list_pairs
 from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.sources import (
@@ -60,6 +61,7 @@ def test_array_cache_is_exact_and_jpeg_close(streets, tmp_path):
     close = open_cache(streets, "jpeg", str(tmp_path))
     assert len(exact) == len(close) == 5
     for index, example in enumerate(streets):
+        assert name_of(exact, index) == name_of(close, index) == example["name"]
         for cached in (exact[index], close[index]):
             assert cached["name"] == example["name"]
             assert cached["image"].dtype == cached["label"].dtype == np.uint8

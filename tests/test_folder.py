@@ -127,7 +127,7 @@ def test_label_map_of_another_size(root):
     source = open_folder(root, "train", CAMVID)
     with pytest.raises(DataError, match=r"labels.b\.png: label map is 16x12.*b\.png is 32x24"):
         source[2]
-    assert source[1]["name"] == "a9"
+    assert source[1]["name"] == source.name(1) == "a9"
 
 
 def test_values_that_are_no_class_ids(root):

@@ -69,7 +69,7 @@ def read(path):
     if len(reads) > 1:
         {reader}
 fuzz_files.KINDS["buggy"] = lambda folder: ([sample], read)
-fuzz.read_files("buggy", 0, 0)
+fuzz.read_files("buggy", 0, 0, pathlib.Path({str(tmp_path)!r}))
 """
     start = subprocess.Popen
     monkeypatch.setattr(
@@ -77,11 +77,14 @@ fuzz.read_files("buggy", 0, 0)
         "Popen",
         lambda command, **options: start([sys.executable, "-c", program], **options),
     )
+    monkeypatch.setattr(fuzz.tempfile, "tempdir", str(tmp_path))
     if "sleep" in reader:
         monkeypatch.setattr(fuzz, "CASE_SECONDS", 3.0)
     outcomes, bugs = fuzz.fuzz("buggy", seed=0, seconds=0, cases=1)
     assert outcomes == {"bug": 1}
     assert re.match(outcome, bugs[0]["outcome"])
+    # Nothing is left of readers that were ended.
+    assert not list(tmp_path.glob("bisenet_jax_fuzz_*"))
 
 
 def test_equal_numbers_make_equal_files(tmp_path):

@@ -20,7 +20,7 @@ from bisenet_jax.data.classes import CAMVID
 from bisenet_jax.data.coding import plain_ids
 from bisenet_jax.data.example import Batch, Example
 from bisenet_jax.data.folder import list_pairs
-from bisenet_jax.data.loader import evaluation_examples, training_batches
+from bisenet_jax.data.loader import batch_names, evaluation_examples, shuffled, training_batches
 from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -122,6 +122,27 @@ def test_processes_share_the_same_global_batches(process_count):
         np.testing.assert_array_equal(
             np.concatenate([p["image"] for p in parts]), batch["image"]
         )
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_names_of_a_batch_are_known_before_it_is_read(process_count):
+    class Named(Numbers):
+        def name(self, index: int) -> str:
+            return f"n{index}"
+
+        def __getitem__(self, index: int) -> Example:
+            raise AssertionError("nothing is to be read")
+
+    size = 4
+    for process in range(process_count):
+        share = {"process_index": process, "process_count": process_count}
+        batches = take(5, Numbers(7), batch_size=size, seed=3, **share)
+        for step, batch in enumerate(batches, start=1):
+            found = batch_names(Named(7), shuffled(7, 3), step, batch_size=size, **share)
+            assert found == batch["name"]
+    # A source that would have to read tells the places.
+    unnamed = batch_names(Numbers(7), shuffled(7, 3), 1, batch_size=2)
+    assert unnamed == [f"frame {int(shuffled(7, 3)[place])}" for place in range(2)]
 
 
 def test_reads_no_further_ahead_than_asked():
@@ -258,7 +279,7 @@ from bisenet_jax.data.folder import list_pairs
 from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data import decode
 from bisenet_jax.data.classes import CAMVID
-from bisenet_jax.data.loader import evaluation_examples, training_batches
+from bisenet_jax.data.loader import batch_names, evaluation_examples, shuffled, training_batches
 
 if __name__ == "__main__":
     source = PairSource(list_pairs(sys.argv[1], "train"), plain_ids(CAMVID))

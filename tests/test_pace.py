@@ -15,7 +15,7 @@ from bisenet_jax.config import AugmentConfig, Config, TrainConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training import pace
-from bisenet_jax.training.pace import WARM_UP, Pace, Trace, step_flops
+from bisenet_jax.training.pace import WARM_UP, Pace, Trace, step_flops, watch_each
 
 NARROW = {
     "detail_channels": (8, 8, 16),
@@ -143,3 +143,22 @@ def test_a_batch_that_does_not_come_is_told(monkeypatch):
     assert speed.wait_for(source, complain) == {"slow": 1}
     assert told[:3] == pytest.approx([0.02, 0.04, 0.06])
     assert threading.active_count() == before
+
+
+def test_an_item_that_does_not_come_is_told_with_its_place(monkeypatch):
+    monkeypatch.setattr(pace, "PATIENCE", 0.02)
+    told, has_come = [], threading.Event()
+
+    def complain(place: int, seconds: float) -> None:
+        told.append((place, seconds))
+        if place == 1:
+            has_come.set()
+
+    def items():
+        yield "quick"
+        assert has_come.wait(60)
+        yield "slow"
+
+    before = threading.active_count()
+    assert list(watch_each(items(), complain)) == ["quick", "slow"]
+    assert (1, 0.02) in told and threading.active_count() == before

@@ -1,4 +1,4 @@
-"""A run that is asked to end ends between two steps, whole, and leaves no process behind."""
+"""A run that is asked to end does so soon, whole, and leaves no process behind."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ from test_distributed import write_config
 from test_train import log_without_clock, read_state
 
 import train
-from bisenet_jax.training import checkpoint, stop
+from bisenet_jax.training import checkpoint, pace, stop
 from bisenet_jax.training.logs import LOG_FILE, read_log
-from bisenet_jax.training.stop import Stop
+from bisenet_jax.training.stop import Stop, Stopped
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
@@ -67,6 +67,116 @@ def test_several_processes_agree_on_the_step(monkeypatch):
     with Stop(agree_every=5) as asked:
         assert [step for step in range(1, 13) if asked.is_due(step)] == [10]
         assert asked.name == "SIGTERM" and len(asked_for) == 2
+
+
+def test_several_processes_leave_an_evaluation_together(monkeypatch):
+    monkeypatch.setattr(stop.jax, "process_count", lambda: 2)
+    nobody = np.frombuffer(b"", np.uint8)
+    other = np.frombuffer(b"SIGTERM", np.uint8)
+    monkeypatch.setattr(stop.parallel, "gather_arrays", lambda own: [own, {"name": nobody}])
+    with Stop(agree_every=5) as asked:
+        assert list(asked.until_asked(range(3))) == [0, 1, 2]
+    monkeypatch.setattr(stop.parallel, "gather_arrays", lambda own: [own, {"name": other}])
+    seen = []
+    with Stop(agree_every=5) as asked, pytest.raises(Stopped):
+        for item in asked.until_asked(range(3)):
+            seen.append(item)
+    # It had no signal itself and has read all of its own.
+    assert seen == [0, 1, 2] and asked.name == "SIGTERM"
+
+
+@pytest.mark.parametrize("at", [3, 6])  # the last one as well
+def test_a_run_stopped_within_an_evaluation_scores_it_after_all(
+    at, tmp_path, tiny_config, monkeypatch
+):
+    tiny_config.data.val_images = 6
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train.train(tiny_config, straight)
+    real_evaluate, real_save, evaluations = train.evaluate, checkpoint.save, []
+
+    def ask(step, variables, examples, **rest):
+        def asked():
+            for example in examples:
+                evaluations[-1] += 1
+                if len(evaluations) == at / 3 and evaluations[-1] == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield example
+
+        evaluations.append(0)
+        return real_evaluate(step, variables, asked(), **rest)
+
+    monkeypatch.setattr(train, "evaluate", ask)
+    summary = train.train(tiny_config, stopped)
+    assert summary["stopped_by"] == "SIGTERM" and summary["last_step"] == at
+    assert summary["miou"] is None and evaluations[-1] == 2
+    assert checkpoint.steps_made(stopped) == at
+    assert read_log(stopped / LOG_FILE)[-1]["group"] == "train"
+    monkeypatch.undo()
+
+    # Cut off after the scores are in the log and before they are saved.
+    def cut_off(*_, **__) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tiny_config, stopped)
+    assert read_log(stopped / LOG_FILE)[-1]["group"] == "val"
+    monkeypatch.setattr(checkpoint, "save", real_save)
+    summary = train.train(tiny_config, stopped)
+    assert summary["stopped_by"] is None and summary["miou"] is not None
+    one, other = (read_state(path, tiny_config, 6) for path in (straight, stopped))
+    train.jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert log_without_clock(stopped) == log_without_clock(straight)
+    scores = []
+    for path in (straight, stopped):
+        with checkpoint.open_checkpoints(path) as saved:
+            assert not checkpoint.lacks_scores(saved, 6)
+            best = checkpoint.best_step(saved)
+            scores.append((best, checkpoint.miou_of(saved, best), checkpoint.miou_of(saved, 6)))
+    assert scores[0] == scores[1]
+
+
+class Hung:
+    """Streets that nobody gets to see until the event is set."""
+
+    def __init__(self, source, is_told: threading.Event) -> None:
+        self.source, self.is_told = source, is_told
+        self.name = source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int):
+        assert self.is_told.wait(PATIENCE)
+        return self.source[index]
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_disk_that_hangs_is_told_with_the_frames(
+    split, tmp_path, tiny_config, monkeypatch, capsys
+):
+    tiny_config.train.steps = 1
+    monkeypatch.setattr(pace, "PATIENCE", 0.05)
+    is_told, real = threading.Event(), train.waiting
+
+    def note(seconds: float, what: str) -> str:
+        # A batch is several frames, and one frame at a time is scored.
+        if "street" in what and (", street" in what) == (split == "training"):
+            is_told.set()
+        return real(seconds, what)
+
+    monkeypatch.setattr(train, "waiting", note)
+    opener = "open_training_source" if split == "training" else "open_source"
+    real_open = getattr(train, opener)
+    monkeypatch.setattr(train, opener, lambda *rest: Hung(real_open(*rest), is_told))
+    train.train(tiny_config, tmp_path)
+    out = capsys.readouterr().out
+    if split == "validation":
+        assert "evaluation: waiting for 0 s for street_000000 of synthetic (0 loader" in out
+    else:
+        order = train.open_sampler(tiny_config.data, real_open(tiny_config.data))(0)
+        names = ", ".join(f"street_{order[place]:06d}" for place in range(4))
+        assert f"step 1: waiting for 0 s for {names} of synthetic (0 loader" in out
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, tiny_config, monkeypatch):

@@ -81,7 +81,7 @@ def test_colour_and_row_do_not_tell_the_class(scenes):
 
 def test_items_have_names_and_iteration_ends():
     streets = SyntheticStreets(images=18, height=64, width=64, seed=2)
-    assert streets[17]["name"] == "street_000017"
+    assert streets[17]["name"] == streets.name(17) == "street_000017"
     assert len(streets) == 18 and len(list(streets)) == 18
     image, label = draw_street(2, 17, 64, 64)
     np.testing.assert_array_equal(streets[17]["image"], image)

@@ -29,6 +29,7 @@ from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.run import read_run
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import make_train_step
+from bisenet_jax.training.stop import Stop
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,7 +128,7 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     normalization = Normalization(options.data.mean, options.data.std)
     protocol = protocol_of_training(options.augment.shrink)
     step = make_evaluate_step(scored.network, normalization, mesh, protocol)
-    rest = (open_source(options.data, "val"), options, mesh)
+    rest = (open_source(options.data, "val"), options, mesh, Stop(agree_every=1))
     last_trained = dataclasses.replace(state, ema=None)
     found, _ = train.score(scored.network, step, state, *rest)
     last, _ = train.score(scored.network, step, last_trained, *rest)

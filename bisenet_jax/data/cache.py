@@ -85,6 +85,10 @@ class JpegSource:
     def __len__(self) -> int:
         return len(self.names)
 
+    def name(self, index: int) -> str:
+        """Of example `index`."""
+        return self.names[index]
+
     def __getitem__(self, index: int) -> Example:
         """Example `index`: `image [H, W, 3] uint8`, `label [H, W] uint8`, `name`."""
         record, name = self._records[index], self.names[index]
@@ -110,6 +114,10 @@ class ArraySource:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Of example `index`."""
+        return self.names[index]
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`: `image [H, W, 3] uint8`, `label [H, W] uint8`, `name`."""

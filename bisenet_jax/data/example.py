@@ -1,6 +1,6 @@
 """What every source of data gives, and what the loader makes of it."""
 
-from typing import NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -40,3 +40,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class NamedSource(Protocol):
+    """A source that knows the names of its examples without reading them."""
+
+    def name(self, index: int) -> str: ...
+
+
+def name_of(source: Source, index: int) -> str:
+    """The name of an example, or its index; nothing is read, as the disk may hang."""
+    return source.name(index) if isinstance(source, NamedSource) else f"frame {index}"

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from bisenet_jax.data.classes import IGNORE
-from bisenet_jax.data.example import Batch, Example, Source
+from bisenet_jax.data.example import Batch, Example, Source, name_of
 from bisenet_jax.data.workers import follow_parent
 from bisenet_jax.errors import ConfigError, DataError
 
@@ -84,6 +84,26 @@ def training_batches(
         return _in_workers(dataset, workers) if workers else dataset
 
     return _stream(open_dataset, shared=workers > 0)
+
+
+def batch_names(
+    source: Source,
+    order: grain.MapDataset,
+    step: int,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> list[str]:
+    """The names in this process's share of the batch of a step, from 1 on; reads nothing.
+
+    Args:
+        order: a sampler's, of the seed that the batches have.
+    """
+    share = batch_size // process_count
+    first = (step - 1) * batch_size + process_index * share
+    indices = np.array([order[first + place] for place in range(share)], int)
+    return [name_of(source, int(index)) for index in indices]
 
 
 def shuffled(count: int, seed: int) -> grain.MapDataset:

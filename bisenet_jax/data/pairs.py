@@ -60,6 +60,10 @@ class PairSource:
             )
         return {"image": image, "label": label, "name": pair.name}
 
+    def name(self, index: int) -> str:
+        """Of example `index`."""
+        return self.pairs[index].name
+
     def describe(self, index: int) -> Frame:
         """Name and size of example `index`, from the header of its picture."""
         pair = self.pairs[index]

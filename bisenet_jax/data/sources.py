@@ -88,6 +88,12 @@ def open_batches(
     )
 
 
+def where(config: DataConfig) -> str:
+    """Where the frames lie and who reads them, in words."""
+    place = f"{config.source} {config.root}".strip()
+    return f"{place} ({config.workers} loader processes, {config.threads} threads each)"
+
+
 def require_class_set(
     config: DataConfig, class_set: ClassSet, fitting: tuple[ClassSet, ...]
 ) -> None:

@@ -53,11 +53,15 @@ class SyntheticStreets:
     def __len__(self) -> int:
         return self.images
 
+    def name(self, index: int) -> str:
+        """Of street `index`."""
+        return f"street_{index:06d}"
+
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self.images:
             raise IndexError(f"index {index} is outside of 0 to {self.images - 1}")
         image, label = draw_street(self.seed, index, self.height, self.width)
-        return {"image": image, "label": label, "name": f"street_{index:06d}"}
+        return {"image": image, "label": label, "name": self.name(index)}
 
     def fingerprint(self) -> str:
         """Equal for equal streets."""

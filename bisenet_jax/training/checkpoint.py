@@ -71,15 +71,31 @@ def open_checkpoints(workdir: Path, *, keep: int | None = None) -> Generator[Che
         checkpoints.close()
 
 
-def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | None) -> None:
+def save(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    step: int,
+    miou: float | None,
+    *,
+    lacks_scores: bool = False,
+) -> None:
     """Start writing the state in the background; the state may be donated at once.
+
+    One of the newest step is written over.
+
+    Args:
+        checkpoints: of the run.
+        state: of all processes alike.
+        step: how many were made.
+        miou: on the validation split, if that was scored and shows any class.
+        lacks_scores: whether the run was asked to end before it had scored this step.
 
     Raises:
         OutputError: where this one cannot be written, or the one before could not be.
     """
     fields = _fields(state)
     digests: dict[str, Any] = {
-        "arrays": _digest(fields, step, miou),
+        "arrays": _digest(fields, step, miou, lacks_scores),
         "names": _digest_names(fields),
     }
     with _writing(checkpoints):
@@ -87,8 +103,9 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int, miou: float | N
             step,
             {"state": fields},
             force=True,
+            overwrite=step == latest_step(checkpoints),
             metrics=None if miou is None else {"miou": miou},
-            custom_metadata={"sha256": digests},
+            custom_metadata={"sha256": digests, "lacks_scores": lacks_scores},
         )
 
 
@@ -168,6 +185,11 @@ def miou_of(checkpoints: Checkpoints, step: int) -> float | None:
     return cast(dict[str, float], metrics)["miou"] if metrics else None
 
 
+def lacks_scores(checkpoints: Checkpoints, step: int) -> bool:
+    """Whether a checkpoint that was read is to be scored still, and saved again."""
+    return _custom_metadata(checkpoints, step).get("lacks_scores", False)
+
+
 def restore(
     checkpoints: Checkpoints, step: int, template: TrainState, mesh: Mesh
 ) -> TrainState:
@@ -196,14 +218,14 @@ def restore(
         if held is None:
             raise ValueError("its description is missing")
         # Runs from before there were digests go on without.
-        # Read by ourselves: for orbax, a file that is no JSON holds nothing.
-        root = Path(str(checkpoints.directory)) / str(step) / "_CHECKPOINT_METADATA"
-        digests = (json.loads(root.read_bytes()).get("custom_metadata") or {}).get("sha256")
+        custom = _custom_metadata(checkpoints, step)
+        digests = custom.get("sha256")
         if digests and digests["names"] != _digest_names(held):
             raise ValueError("its description was changed")
         _require_same_arrays(step, held, template)
         fields = checkpoints.load_checkpointables(step, {"state": abstract})["state"]
-        if digests and digests["arrays"] != _digest(fields, step, miou_of(checkpoints, step)):
+        noted = miou_of(checkpoints, step), custom.get("lacks_scores", False)
+        if digests and digests["arrays"] != _digest(fields, step, *noted):
             raise ValueError("its numbers were changed")
         return TrainState(**fields)
     except _FAULTS as error:
@@ -230,6 +252,12 @@ def _writing(checkpoints: Checkpoints) -> Generator[None]:
         ) from error
 
 
+def _custom_metadata(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+    # Read by ourselves: for orbax, a file that is no JSON holds nothing.
+    root = Path(str(checkpoints.directory)) / str(step) / "_CHECKPOINT_METADATA"
+    return json.loads(root.read_bytes()).get("custom_metadata") or {}
+
+
 def _reason(error: BaseException) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
@@ -253,9 +281,10 @@ def _set_aside(workdir: Path, step: int, reason: str) -> None:
     print(f"skipping the checkpoint of step {step}, now in {place}: {reason}")
 
 
-def _digest(fields: PyTree, step: int, miou: float | None) -> str:
+def _digest(fields: PyTree, step: int, miou: float | None, lacks_scores: bool) -> str:
     """SHA-256 of a checkpoint's numbers, to the bit."""
-    digest = hashlib.sha256(f"{step} {miou!r}".encode())
+    score = "lacking" if lacks_scores else repr(miou)
+    digest = hashlib.sha256(f"{step} {score}".encode())
     for leaf in jax.tree.leaves(fields):
         own = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
         digest.update(np.ascontiguousarray(own).view(np.uint8).data)

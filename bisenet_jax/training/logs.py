@@ -76,15 +76,21 @@ class Log:
 
 
 @contextmanager
-def open_log(workdir: Path, start_step: int, *, is_kept: bool = True) -> Generator[Log]:
+def open_log(
+    workdir: Path, start_step: int, *, is_kept: bool = True, lacks_scores: bool = False
+) -> Generator[Log]:
     """The logs of a run, continued after `start_step`.
 
     Lines of later steps, written before the run was cut off, are dropped: they come again.
-    One that is not kept writes nothing, for all but the first of several processes.
+    So are the scores of that step, where its checkpoint lacks them. One that is not kept writes
+    nothing, for all but the first of several processes.
     """
     path = workdir / LOG_FILE if is_kept else Path(os.devnull)
     if is_kept and path.exists():
         kept = [line for line in read_log(path) if line["step"] <= start_step]
+        if lacks_scores:
+            again = ("val", start_step)
+            kept = [line for line in kept if (line["group"], line["step"]) != again]
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     with _writing(path):
         lines = path.open("ab", buffering=0)

@@ -1,12 +1,14 @@
 """How fast a run goes: images, waiting and arithmetic each second, and traces of steps."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,9 +18,11 @@ from bisenet_jax.data.example import Batch
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 
+T = TypeVar("T")
+
 # A trace leaves out the steps that compile, fill queues and settle the memory.
 WARM_UP = 3
-# Seconds after which waiting for a batch is told.
+# Seconds after which waiting, for a batch, say, is told.
 PATIENCE = 30.0
 
 
@@ -56,11 +60,10 @@ class Pace:
 
         Args:
             batches: of the loader.
-            complain: called, in another thread, after each PATIENCE seconds of waiting with
-                their number so far.
+            complain: see `watched`.
         """
         asked = time.monotonic()
-        with _watch(complain):
+        with watched(complain):
             batch = next(batches)
         self.waited += time.monotonic() - asked
         self.steps += 1
@@ -81,7 +84,13 @@ class Pace:
 
 
 @contextmanager
-def _watch(complain: Callable[[float], object]) -> Generator[None]:
+def watched(complain: Callable[[float], object]) -> Generator[None]:
+    """A block that may hang for what others do, such as a disk.
+
+    Args:
+        complain: called, in another thread, after each PATIENCE seconds within the block with
+            their number so far.
+    """
     done = threading.Event()
 
     def watch() -> None:
@@ -97,6 +106,23 @@ def _watch(complain: Callable[[float], object]) -> Generator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def watch_each(items: Iterable[T], complain: Callable[[int, float], object]) -> Generator[T]:
+    """The items; `complain` gets the place of one that is waited for, and the seconds."""
+    iterator = iter(items)
+    for place in itertools.count():
+        try:
+            with watched(partial(complain, place)):
+                item = next(iterator)
+        except StopIteration:
+            return
+        yield item
+
+
+def waiting(seconds: float, what: str) -> str:
+    """What a complaint says."""
+    return f"waiting for {seconds:.0f} s for {what}: the disk or the network hangs, or is slow"
 
 
 class Trace:

@@ -1,16 +1,23 @@
-"""Ending a run between two steps when a scheduler asks for it, so that nothing is lost."""
+"""Ending a run between two steps, or within an evaluation, when a scheduler asks for it."""
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from bisenet_jax import parallel
 
+T = TypeVar("T")
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(Exception):
+    """What was at work is left, as the run was asked to end."""
 
 
 class Stop:
@@ -43,10 +50,28 @@ class Stop:
 
         Every process must call it once for each step.
         """
+        if jax.process_count() > 1 and step % self._agree_every:
+            return False
+        return self._agree()
+
+    def until_asked(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, as long as no signal comes; every process must go through all of its own.
+
+        Raises:
+            Stopped: after the items, or before their end, in every process where one of them
+                was asked to end.
+        """
+        for item in items:
+            if self.name is not None:
+                break
+            yield item
+        # One process may have read all of its items when another one is asked.
+        if self._agree():
+            raise Stopped
+
+    def _agree(self) -> bool:
         if jax.process_count() == 1:
             return self.name is not None
-        if step % self._agree_every:
-            return False
         own = np.frombuffer((self.name or "").encode(), np.uint8)
         shares = parallel.gather_arrays({"name": own})
         names = [share["name"].tobytes().decode() for share in shares]
