@@ -143,7 +143,8 @@ def compile_idea(idea: Idea, config: Config, crops: list[Any]) -> tuple[Any, Cas
     key = jax.random.key(config.train.seed)
 
     def step(state: Any, crop: Any) -> tuple[Any, jax.Array]:
-        state, metrics = update(state, *crop, key)
+        images, labels = crop
+        state, metrics = update(state, images, labels, key)
         return state, metrics["loss"]
 
     def call(state: Any, crops: Any) -> tuple[Any, jax.Array]:

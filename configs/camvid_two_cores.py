@@ -7,9 +7,9 @@
     python train.py --config configs/camvid_two_cores.py:full --workdir runs/full \\
         --config.data.root=CAMVID --config.init.weights=small.safetensors
 
-The network is the public reading of the paper, whose weights are smaller (docs/deviations.md), with
-the paper's heads. `small` shows frames at about half their size, where a cheap crop holds nearly all of one;
-`full` goes on at their own. With a GPU take configs/camvid.py.
+The network is the public reading of the paper (docs/deviations.md), whose weights are smaller,
+with the paper's heads. `small` shows frames at about half their size, where a cheap crop holds
+nearly all of one; `full` goes on at their own. With a GPU take configs/camvid.py.
 """
 
 from bisenet_jax.config import (
