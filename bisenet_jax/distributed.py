@@ -46,6 +46,8 @@ HOST_KEYS = {
 _LOST = ("gloo", "nccl", "coordination", "connection closed", "connection reset", "barrier")
 # A shared file system may show a new file late.
 _PATIENCE_SECONDS = 60.0
+# All may find the same fault, and jax aborts the others as soon as process 0 is gone.
+_FAREWELL_SECONDS = 5.0
 
 
 def run(main: Callable[[], int | None], description: str) -> None:
@@ -195,5 +197,7 @@ def _leave(code: int) -> None:
     if code and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first():
+            time.sleep(_FAREWELL_SECONDS)
         os._exit(code)
     sys.exit(code)
