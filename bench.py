@@ -54,6 +54,7 @@ from benchmarks.subject import Subject, draw_weights
 from benchmarks.suite import Plan, Suite
 from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
+from bisenet_jax.allocation import finish_each_step
 from bisenet_jax.complexity import abstract_variables, count_parameters
 from bisenet_jax.config import Config, validate
 from bisenet_jax.errors import ConfigError
@@ -187,6 +188,7 @@ def bench_suite() -> Figures:
 
 
 def bench_training() -> Figures:
+    finish_each_step()  # as train.py does
     _require_no_plots("training")
     jax.config.update("jax_enable_compilation_cache", False)
     # PyTorch needs room on the same device.

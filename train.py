@@ -28,6 +28,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from bisenet_jax import config, distributed, parallel, program_cache
+from bisenet_jax.allocation import finish_each_step
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example, Source, name_of
 from bisenet_jax.data.loader import batch_names, evaluation_examples
@@ -69,6 +70,7 @@ flags.adopt_module_key_flags(distributed)
 
 def main() -> None:
     program_cache.keep_compiled_programs()
+    finish_each_step()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
     options = config.validate(_CONFIG.value)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.engines import OURS
-from benchmarks.inference import PAUSE_SECONDS, TOLERATED, DifferentNetworkError
+from benchmarks.inference import TOLERATED, DifferentNetworkError
 from benchmarks.jax_engines import street_program
 from benchmarks.kernels import count_kernels
 from benchmarks.subject import Subject
-from benchmarks.timing import ROUNDS, Budget, measure
+from benchmarks.timing import PAUSE_SECONDS, ROUNDS, Budget, measure
 from bisenet_jax.fast.network import Lowerings, fasten
 from bisenet_jax.inference import Network, predict_labels, predict_logits
 from bisenet_jax.normalization import Normalization

@@ -14,7 +14,6 @@ from benchmarks.subject import INPUTS, Subject
 from benchmarks.timing import Budget, Measurement
 from bisenet_jax.errors import ConfigError, UserError
 
-PAUSE_SECONDS = 0.02
 # Share of pixels whose label may differ between two engines that round differently; another
 # graph, such as nearest for bilinear upsampling, changes a quarter of them and more.
 TOLERATED = {"float32": 0.005, "float16": 0.03, "bfloat16": 0.08}
@@ -24,10 +23,11 @@ PROTOCOL = (
     "by an event behind its last kernel; onnxruntime returns when done). Throughput: calls "
     f"started with at most {timing.IN_FLIGHT} under way, the last waited for. {INPUTS} "
     f"inputs in turn. Engines take turns, {timing.ROUNDS} rounds of a block of calls each; "
-    f"before each block {PAUSE_SECONDS * 1e3:.0f} ms of rest, in which the threads of the "
-    "engine before stop spinning, and one call that is not timed. Compilation and warm-up are "
-    "outside the timer. ratio is an engine's median latency over that of bisenet_jax: above 1, "
-    "ours is quicker. TFLOP/s and the share of the roofline are those of the throughput."
+    f"before each block {timing.PAUSE_SECONDS * 1e3:.0f} ms of rest, in which the threads of "
+    "the engine before stop spinning, and one call that is not timed. Compilation and warm-up "
+    "are outside the timer. ratio is an engine's median latency over that of bisenet_jax: "
+    "above 1, ours is quicker. TFLOP/s and the share of the roofline are those of the "
+    "throughput."
 )
 
 
@@ -65,7 +65,9 @@ def measure_inference(
             progress()
         differences = compare_labels(prepared, subject)
         cases = [entry.case for entry in prepared]
-        measurements = timing.measure(cases, budget, pause=PAUSE_SECONDS, progress=progress)
+        measurements = timing.measure(
+            cases, budget, pause=timing.PAUSE_SECONDS, progress=progress
+        )
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

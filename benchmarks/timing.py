@@ -18,6 +18,7 @@ import numpy as np
 Clock = Callable[[], float]
 
 IN_FLIGHT = 4
+PAUSE_SECONDS = 0.02
 ROUNDS = 4
 WARM_UP_CALLS = 100
 WARM_UP_SHARE = 0.1

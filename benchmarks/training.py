@@ -49,8 +49,10 @@ PROTOCOL = (
     "Dropout is off on both sides, so that losses can be compared: over the first "
     f"{COMPARED_STEPS} steps, before the timer runs. The row '{WHOLE}' is what train.py runs: "
     "uint8 frames on the device, augmentation and dropout inside. Step: one at a time, each "
-    f"waited for; images/s: at most {timing.IN_FLIGHT} steps under way. {INPUTS} batches in "
-    f"turn, engines in {timing.ROUNDS} rounds of turns, first steps and warm-up outside. "
+    f"waited for; images/s: at most {timing.IN_FLIGHT} steps under way, on a CPU one. "
+    f"{INPUTS} batches in turn, engines in {timing.ROUNDS} rounds of turns, each after "
+    f"{timing.PAUSE_SECONDS * 1e3:.0f} ms of rest and a step that is not timed; first steps "
+    "and warm-up outside. "
     "Ratio: an engine's median step over ours. Peak: of the rate of a large matrix product in "
     "the same dtype by XLA in this run; the work of a step is two operations for each "
     "multiply-accumulate of the forward pass's convolutions, times three. Memory: ours by the "
@@ -123,7 +125,10 @@ def measure_training(
     engines.append(_whole_engine(config, model, frames))
     progress()
     measurements = timing.measure(
-        [engine.case for engine in engines], budget, progress=progress
+        [engine.case for engine in engines],
+        budget,
+        pause=timing.PAUSE_SECONDS,
+        progress=progress,
     )
     peak = matmul_flops_per_second(config.model.dtype)
     flops = step_flops(model, config)

@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.timing import Budget, Case
 from benchmarks.training import crop_frames, draw_frames, prepare_config, start
 from bisenet_jax import resize
-from bisenet_jax.allocation import keep_freed_memory
+from bisenet_jax.allocation import finish_each_step, keep_freed_memory
 from bisenet_jax.config import Config, ModelConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
@@ -187,6 +187,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         sys.exit(__doc__)
     keep_freed_memory()
+    finish_each_step()
     config = prepare_config(Config(model=ModelConfig(preset="coincheung")), BATCH, CROP)
     rows = measure_ideas(config, BUDGET)
     print(table(rows))

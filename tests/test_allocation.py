@@ -1,5 +1,6 @@
 """Memory that a program gives back stays with it."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -45,3 +46,27 @@ def test_the_second_use_faults_no_page_in():
     }
     # Of 25,600 pages of 4 KiB; huge pages are fewer.
     assert faults["keep"] < 10 < faults["give"]
+
+
+STEPS = """
+import sys
+import jax
+from bisenet_jax.allocation import finish_each_step
+
+if sys.argv[1] == "each":
+    finish_each_step()
+import jax.numpy as jnp
+product = jax.jit(lambda x: jax.lax.fori_loop(0, 60, lambda _, y: jnp.cos(y @ x), x))
+x = jnp.ones((600, 600))
+product(x).block_until_ready()
+result = product(x)
+print(result.is_ready())
+"""
+
+
+def test_a_cpu_ends_one_step_before_the_next():
+    for word, is_ready in (("each", "True"), ("queue", "False")):
+        command = [sys.executable, "-c", STEPS, word]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        told = subprocess.check_output(command, text=True, env=environment)
+        assert told.strip() == is_ready

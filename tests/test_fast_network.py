@@ -7,13 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bisenet_jax import parallel
+from bisenet_jax.config import DataConfig
+from bisenet_jax.data.sources import open_source
 from bisenet_jax.data.synthetic import draw_street
+from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
+from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.fast.network import FastNetwork, Lowerings, fasten
 from bisenet_jax.fast.winograd import transform_kernel, winograd_conv
 from bisenet_jax.inference import input_logits, predict_labels
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.weights import read_weights
 
 NORMALIZATION = Normalization()
 # Compiling is most of what these tests cost.
@@ -84,6 +90,31 @@ def test_bfloat16(random_weights):
     plain = logits_of(weights.model, without_boosters(weights.variables), street())
     # No farther from the truth than the plain network in bfloat16, give or take a half.
     assert 0 < np.abs(fast - exact).mean() < 1.5 * np.abs(plain - exact).mean()
+
+
+def test_a_trained_network_scores_alike_in_every_dtype():
+    weights = read_weights("bisenetv2-synthetic")
+    streets, mesh = (
+        open_source(DataConfig(source="synthetic", height=160, width=320), "val"),
+        parallel.make_mesh(),
+    )
+
+    def miou(network, variables):
+        counted = evaluate(
+            make_evaluate_step(network, weights.normalization, mesh),
+            variables,
+            (streets[index] for index in range(len(streets))),
+            num_classes=len(weights.class_set),
+            batch_size=10,
+            mesh=mesh,
+        )
+        return scores(counted.confusion).miou
+
+    expected = miou(weights.model, without_boosters(weights.variables))
+    for dtype in ("float32", "bfloat16", "float16"):
+        scored = miou(*fasten(weights.model.clone(dtype=dtype), weights.variables))
+        assert scored == pytest.approx(expected, abs=0.001), dtype
+        assert dtype == "float32" or scored != expected
 
 
 def test_labels_of_an_odd_size(random_weights):
