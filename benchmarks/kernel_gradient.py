@@ -27,7 +27,7 @@ LAYERS = {
     "head": (32, 64, 128, 1024, 1, 3),
     "head classifier": (32, 64, 1024, 19, 1, 1),
     "stem booster 1": (64, 128, 16, 128, 1, 3),
-    "stem booster 2": (128, 256, 128, 16, 1, 3),  # narrows: XLA's form is kept
+    "stem booster 2": (128, 256, 128, 16, 1, 3),
 }
 BATCH = 4
 
