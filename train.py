@@ -16,7 +16,7 @@ Exit codes: 0 done or so ended, 2 something to mend, 130 interrupted.
 import dataclasses
 import math
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 
@@ -90,8 +90,9 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
     mesh, own_mesh = parallel.make_mesh(), parallel.make_mesh(jax.local_devices())
     check(options, mesh, own_mesh)
     class_set = find_class_set(options.data.classes)
-    train_source = open_training_source(options.data)
-    val_source = open_source(options.data, options.data.val_split)
+    with watch(where(options.data)):
+        train_source = open_training_source(options.data)
+        val_source = open_source(options.data, options.data.val_split)
     sampler = open_sampler(options.data, train_source)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     start_step, total_steps = checkpoint.steps_made(workdir), options.train.steps
@@ -129,7 +130,8 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
     ):
         if start_step:
             template = jax.eval_shape(start_state)
-            state, start_step = checkpoint.restore_newest(saved, workdir, template, mesh)
+            with watch(str(workdir)):
+                state, start_step = checkpoint.restore_newest(saved, workdir, template, mesh)
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
             lacks_scores = checkpoint.lacks_scores(saved, start_step)
         else:
@@ -186,9 +188,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
 
             def save(step: int, scored: Scores | None, *, lacks_scores: bool) -> None:
                 miou = None if scored is None or math.isnan(scored.miou) else scored.miou
-                with watched(
-                    lambda seconds: bar.write(f"step {step}: {waiting(seconds, str(workdir))}")
-                ):
+                with watch(f"{workdir}, after step {step}"):
                     log.sync()
                     checkpoint.save(saved, state, step, miou, lacks_scores=lacks_scores)
 
@@ -238,6 +238,8 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
                 last_step, is_stopped = step, is_stopped or lacks_scores
                 pace.restart()
         batches.close()
+        with watch(f"{workdir}, the last checkpoint"):
+            checkpoint.finish(saved)
         if start_step == total_steps and result is None and not is_stopped:
             print(f"{workdir} has made all its {total_steps} steps already")
             rest = (val_source, options, own_mesh, stop)
@@ -328,6 +330,11 @@ def score(
             visit=keep_first,
         )
     return scores(evaluation.confusion), pictures[0] if pictures else None
+
+
+def watch(what: str) -> AbstractContextManager[None]:
+    """A block that says so when what it needs does not come."""
+    return watched(lambda seconds: tqdm.write(waiting(seconds, what)))
 
 
 def progress_bar(start_step: int, total_steps: int) -> tqdm:

@@ -1,6 +1,7 @@
 """A run that is asked to end does so soon, whole, and leaves no process behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,6 +178,40 @@ def test_a_disk_that_hangs_is_told_with_the_frames(
         order = train.open_sampler(tiny_config.data, real_open(tiny_config.data))(0)
         names = ", ".join(f"street_{order[place]:06d}" for place in range(4))
         assert f"step 1: waiting for 0 s for {names} of synthetic (0 loader" in out
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "what"),
+    [
+        (train, "open_source", "synthetic"),
+        (train.checkpoint, "save", "after step 1"),
+        (train.checkpoint, "finish", "the last checkpoint"),
+        (train.checkpoint, "restore_newest", "run"),
+    ],
+)
+def test_a_disk_that_hangs_elsewhere_is_told(
+    owner, name, what, tmp_path, tiny_config, monkeypatch, capsys
+):
+    workdir = tmp_path / "run"
+    tiny_config.train.steps = 1
+    if name == "restore_newest":
+        train.train(tiny_config, workdir)
+    monkeypatch.setattr(pace, "PATIENCE", 0.05)
+    is_told, told, do = threading.Event(), train.waiting, getattr(owner, name)
+
+    def note(seconds: float, thing: str) -> str:
+        if what in thing:
+            is_told.set()
+        return told(seconds, thing)
+
+    def hang(*rest, **named):
+        assert is_told.wait(PATIENCE)
+        return do(*rest, **named)
+
+    monkeypatch.setattr(train, "waiting", note)
+    monkeypatch.setattr(owner, name, hang)
+    train.train(tiny_config, workdir)
+    assert re.search(f"waiting for 0 s for .*{what}.*: the disk", capsys.readouterr().out)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, tiny_config, monkeypatch):

@@ -109,6 +109,16 @@ def save(
         )
 
 
+def finish(checkpoints: Checkpoints) -> None:
+    """Wait for the last write.
+
+    Raises:
+        OutputError: where it fails.
+    """
+    with _writing(checkpoints):
+        checkpoints.wait()
+
+
 def tidy(workdir: Path) -> None:
     """Remove what was cut off in writing, set aside what would keep orbax from opening.
 
