@@ -119,7 +119,7 @@ KEEPERS = {
     "orbax": {"bisenet_jax.training.checkpoint"},
     "onnx": {"bisenet_jax.export.onnx"},
     "onnxruntime": {"bisenet_jax.export.onnx", "benchmarks"},
-    "cv2": {"bisenet_jax.media"},
+    "cv2": {"bisenet_jax.media", "benchmarks.camera"},
     "safetensors": {"bisenet_jax.weights", "bisenet_jax.convert.checkpoint"},
     "torch": {"benchmarks", "bisenet_jax.convert.checkpoint"},
     "starlette": {"bisenet_jax.demo"},
