@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import hard_pixels
+from benchmarks.timing import Budget
 from bisenet_jax import parallel
 from bisenet_jax.config import LossConfig
 from bisenet_jax.data.classes import IGNORE
@@ -520,3 +522,13 @@ def test_two_devices_equal_one(config):
     np.testing.assert_allclose(split_loss, loss, rtol=1e-6)
     np.testing.assert_allclose(split_gradient, gradient, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(loss, loss_by_loop(logits, labels, config), rtol=2e-6)
+
+
+def test_forms_of_the_kth_largest_are_timed_where_they_agree(monkeypatch):
+    monkeypatch.setattr(hard_pixels, "BUDGET", Budget(calls=1, seconds=0.1))
+    row = hard_pixels.measure_shape((2, 64))
+    assert row["ratio"]["bisection"] == 1 and row["milliseconds"]["sort"] > 0
+    wrong = {"bisection": kth_largest, "smallest": lambda values, k: values.min(axis=1)}
+    monkeypatch.setattr(hard_pixels, "FORMS", wrong)
+    with pytest.raises(ValueError, match="bisection, smallest differ at"):
+        hard_pixels.measure_shape((2, 64))
