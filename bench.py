@@ -171,17 +171,20 @@ def bench_ideas() -> Figures:
 def bench_suite() -> Figures:
     weights = draw_weights(_read_model_config())
     plan = Plan.for_backend(jax.default_backend())
-    # What one row takes is small, so that many fit.
-    suite = Suite(weights, _MINUTES.value * 60, min(_SECONDS.value, _SUITE_ROW_SECONDS))
     data = _begin(weights)
+    data["protocol"] = f"{_INFERENCE_PROTOCOL} {layers.PROTOCOL} {ideas.PROTOCOL}"
+
+    def keep() -> None:
+        for name in ("rows", "ideas", "layers", "skipped"):
+            data[name] = getattr(suite, name)
+        if _JSON.value:
+            write_json(_JSON.value, data)
+
+    # What one row takes is small, so that many fit.
+    row_seconds = min(_SECONDS.value, _SUITE_ROW_SECONDS)
+    suite = Suite(weights, _MINUTES.value * 60, row_seconds, keep=keep)
     suite.run(plan)
-    data |= {
-        "protocol": f"{_INFERENCE_PROTOCOL} {layers.PROTOCOL} {ideas.PROTOCOL}",
-        "rows": suite.rows,
-        "ideas": suite.ideas,
-        "layers": suite.layers,
-        "skipped": suite.skipped,
-    }
+    keep()
     print("\n" + tables.suite_tables(data))
     _print_notes(data)
     return data

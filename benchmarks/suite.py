@@ -1,9 +1,10 @@
 """Everything that a machine is asked for, in a set time: sizes, batches, dtypes, peers, ideas.
 
-The most wanted rows come first. What the time does not allow is skipped with a line that says
-so; nothing that has begun is cut off.
+The most wanted rows come first. What the time or the memory does not allow is skipped with a
+line that says so; nothing that has begun is cut off.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,22 +23,25 @@ from bisenet_jax.weights import Weights
 SIZES = ((512, 1024), (1024, 2048), (360, 480), (720, 960), (640, 640))
 BATCHES = (1, 8, 32)
 DTYPES = ("bfloat16", "float16", "float32")
+# All engines of a row are in memory at once: of 24 GiB, eight images of 1024x2048 want more.
+MOST_CPU_PIXELS = 8 * 720 * 960
 # What getting ready takes before it was seen here: a guess, on the safe side.
 FIRST_GUESS_SECONDS = {TORCH_COMPILE: 150.0}
 OTHER_GUESS_SECONDS = 40.0
 
 
 class Plan(NamedTuple):
-    """What to measure, the most wanted first."""
+    """What to measure, the most wanted first; no more pixels a call than `most_pixels`."""
 
     sizes: Sequence[tuple[int, int]]
     batches: Sequence[int]
     dtypes: Sequence[str]
+    most_pixels: float = math.inf
 
     @classmethod
     def for_backend(cls, backend: str) -> "Plan":
         if backend == "cpu":
-            return cls(SIZES, BATCHES[:2], ("float32",))
+            return cls(SIZES, BATCHES[:2], ("float32",), MOST_CPU_PIXELS)
         return cls(SIZES, BATCHES, DTYPES)
 
     def cells(self) -> Iterator[tuple[tuple[int, int], int, str]]:
@@ -47,6 +51,7 @@ class Plan(NamedTuple):
             for s, size in enumerate(self.sizes)
             for b, batch in enumerate(self.batches)
             for d, dtype in enumerate(self.dtypes)
+            if batch * math.prod(size) <= self.most_pixels
         ]
         yield from (
             entry for _, entry in sorted(entries, key=lambda pair: (sum(pair[0]), pair[0]))
@@ -61,6 +66,7 @@ class Suite:
         seconds: for all, from the making of this value.
         row_seconds: of timing for each row.
         say: is told what is begun and what is skipped.
+        keep: called whenever something was found, so that a process that is ended loses little.
         rows, ideas, layers, skipped: what was found.
     """
 
@@ -68,6 +74,7 @@ class Suite:
     seconds: float
     row_seconds: float
     say: Callable[[str], Any] = print
+    keep: Callable[[], Any] = lambda: None
     clock: Callable[[], float] = time.monotonic
     rows: list[dict[str, Any]] = field(default_factory=list)
     ideas: list[dict[str, Any]] = field(default_factory=list)
@@ -89,6 +96,7 @@ class Suite:
             self._measure_cell(subject)
             if index == 0:
                 self._measure_inside(subject)
+            self.keep()
 
     def _measure_cell(self, subject: Subject) -> None:
         name = f"{subject.height}x{subject.width}, batch {subject.batch}, {subject.dtype}"
@@ -109,8 +117,10 @@ class Suite:
         self.say(f"{name}: {', '.join(chosen)}")
         try:
             rows = measure_inference(subject, chosen, Budget(1000, self.row_seconds))
-        except ConfigError as error:
-            self._skip(f"{name}: {error}")
+        except (ConfigError, MemoryError, RuntimeError) as error:
+            # Memory that a GPU lacks is a RuntimeError of JAX and of PyTorch.
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            self._skip(f"{name}: {reason}")
             return
         self.rows += rows
         for row in rows:

@@ -132,7 +132,7 @@ class Machine:
     """Stands in for measuring: each engine takes set seconds of a clock without hands."""
 
     def __init__(self, monkeypatch, seconds):
-        self.now, self.seconds = 0.0, seconds
+        self.now, self.seconds, self.kept = 0.0, seconds, 0
         monkeypatch.setattr(suite, "measure_inference", self.measure)
         monkeypatch.setattr(suite, "measure_layers", self.take)
         monkeypatch.setattr(suite, "measure_ideas", lambda *_: [self.take()])
@@ -146,6 +146,9 @@ class Machine:
         self.now += self.seconds * len(engines)
         return [row_of(subject, engine, self.seconds) for engine in engines]
 
+    def keep(self):
+        self.kept += 1
+
     @staticmethod
     def missing_for(engine, dtype):
         return None if engine == "torch-eager" else f"{engine} is not here"
@@ -154,13 +157,17 @@ class Machine:
 def run_suite(machine, seconds):
     plan = Plan(((64, 64), (32, 96)), (1, 8), ("bfloat16", "float32"))
     lines = []
-    run = Suite(unnumbered("paper"), seconds, 1.0, lines.append, lambda: machine.now)
+    run = Suite(
+        unnumbered("paper"), seconds, 1.0, lines.append, machine.keep, lambda: machine.now
+    )
     run.run(plan)
     return run, lines
 
 
 def test_suite_with_time_measures_all(monkeypatch):
-    run, _ = run_suite(Machine(monkeypatch, 1.0), 1000.0)
+    machine = Machine(monkeypatch, 1.0)
+    run, _ = run_suite(machine, 1000.0)
+    assert machine.kept == 8
     cells = {(row["height"], row["batch"], row["dtype"]) for row in run.rows}
     assert len(cells) == 8 and len(run.rows) == 8 * 3
     assert {row["engine"] for row in run.rows} == {OURS, PLAIN, "torch-eager"}
@@ -189,6 +196,29 @@ def test_suite_ends_in_time_and_names_each_gap(seconds, monkeypatch):
     assert [line for line in lines if line.startswith("skipped")] == [
         f"skipped  {line}" for line in run.skipped
     ]
+
+
+def test_a_cell_without_memory_is_skipped(monkeypatch):
+    machine = Machine(monkeypatch, 1.0)
+
+    def measure(subject, engines, budget):
+        if subject.batch == 8:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nat 0x1")
+        return machine.measure(subject, engines, budget)
+
+    monkeypatch.setattr(suite, "measure_inference", measure)
+    run, lines = run_suite(machine, 1000.0)
+    assert {row["batch"] for row in run.rows} == {1}
+    lost = [
+        line for line in run.skipped if line.endswith(": RESOURCE_EXHAUSTED: Out of memory")
+    ]
+    assert len(lost) == 4 and "64x64, batch 8, float32" in lost[1]
+
+
+def test_a_cpu_is_not_asked_for_more_than_it_holds():
+    cells = list(Plan.for_backend("cpu").cells())
+    assert ((1024, 2048), 1, "float32") in cells and ((720, 960), 8, "float32") in cells
+    assert ((1024, 2048), 8, "float32") not in cells and len(cells) == 9
 
 
 def test_the_most_wanted_comes_first():
