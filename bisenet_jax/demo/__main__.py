@@ -54,6 +54,8 @@ def main() -> None:
         address = f"[{values.host}]" if ":" in values.host else values.host
         print(f"http://{address}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         server.make_server(server.make_app(network, values.host)).run(sockets=[listener])
+        # Ctrl-C alone ends it so; the interrupt that uvicorn raises again then can get lost.
+        raise KeyboardInterrupt
 
 
 def is_local(host: str) -> bool:
