@@ -41,6 +41,7 @@ class ClockedCamera:
 
     def __init__(self, images: list[np.ndarray], rate: float) -> None:
         self.images, self.rate = itertools.cycle(images), rate
+        self.height, self.width, _ = images[0].shape
         self.began, self.shown = time.monotonic(), 0
 
     def isOpened(self) -> bool:  # noqa: N802, OpenCV's name
@@ -49,9 +50,12 @@ class ClockedCamera:
     def get(self, property_id: int) -> float:
         import cv2
 
-        height, width, _ = next(self.images).shape
-        sides = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
-        return {cv2.CAP_PROP_FPS: self.rate, **sides}.get(property_id, 0.0)
+        known = {
+            cv2.CAP_PROP_FPS: self.rate,
+            cv2.CAP_PROP_FRAME_WIDTH: self.width,
+            cv2.CAP_PROP_FRAME_HEIGHT: self.height,
+        }
+        return known.get(property_id, 0.0)
 
     def read(self) -> tuple[bool, np.ndarray]:
         due = self.began + (self.shown + 1) / self.rate

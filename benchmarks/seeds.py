@@ -5,7 +5,7 @@
         --variant "boosters=" \\
         --variant "none=--config.loss.booster_weights=(0.0,0.0,0.0,0.0)" \\
         --seeds 0,1,2 --json benchmarks/results/cpu_boosters.json \\
-        -- --config.data.root=CAMVID --config.train.steps=400
+        -- --config.data.root=CAMVID --config.train.steps=250
 
 A variant is a name and the flags of train.py that make it, parted by spaces; what follows `--`
 goes to all of them. Runs of a seed follow each other, so that what changes on the machine meets
@@ -82,12 +82,8 @@ def compare(miou: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
 def table(lines: Sequence[dict[str, Any]]) -> str:
     seeds = list(lines[0]["miou"])
     width = max(len("variant"), *(len(line["variant"]) for line in lines)) + 2
-    heads = [f"seed {seed}" for seed in seeds] + [
-        "mean",
-        "deviation",
-        "below first",
-        "deviation",
-    ]
+    heads = [f"seed {seed}" for seed in seeds]
+    heads += ["mean", "deviation", "below first", "deviation"]
     rows = [f"{'mIoU %':<{width}}" + "".join(f"{head:>13}" for head in heads)]
     rows.append("-" * len(rows[0]))
     for line in lines:
