@@ -148,5 +148,5 @@ def test_winograd(batch, height, width):
         for i in range(3)
         for j in range(3)
     )
-    y = winograd_conv(jnp.asarray(x), jnp.asarray(transform_kernel(kernel)))
+    y = winograd_conv(jnp.asarray(x), transform_kernel(kernel))
     np.testing.assert_allclose(y, expected, atol=1e-4)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bisenet_jax.fast.description import compute_logits, is_described
 from bisenet_jax.fast.folding import Convolution, ScaleShift, fold_batchnorm
-from bisenet_jax.fast.winograd import PLACES, transform_kernel, winograd_conv
+from bisenet_jax.fast.winograd import WinogradKernel, transform_kernel, winograd_conv
 from bisenet_jax.model.bisenetv2 import BiSeNetV2, Outputs, without_boosters
 from bisenet_jax.model.layers import average_pool, depthwise_by_shifts, max_pool
 from bisenet_jax.resize import upsample
@@ -84,9 +84,9 @@ class FastNetwork:
             return parameters
         convolutions = dict(parameters.convolutions)
         for name in _WINOGRAD_LAYERS & convolutions.keys():
-            kernel, bias = convolutions[name]
-            if min(kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
-                convolutions[name] = Convolution(transform_kernel(kernel), bias)
+            layer = convolutions[name]
+            if min(layer.kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
+                convolutions[name] = layer._replace(kernel=transform_kernel(layer.kernel))
         return parameters._replace(convolutions=convolutions)
 
     def apply(
@@ -135,9 +135,9 @@ class _ArrayOperators:
             return (jax.nn.relu(y) if relu else y).astype(dtype)
 
     def _convolve(self, x: jax.Array, kernel: Any, stride: int) -> jax.Array:
-        size, _, group_inputs, features = kernel.shape
-        if size == PLACES:
+        if isinstance(kernel, WinogradKernel):
             return winograd_conv(x, kernel)
+        size, _, group_inputs, features = kernel.shape
         groups = x.shape[-1] // group_inputs
         if groups > 1 and self.lowerings.depthwise == "shifts":
             return depthwise_by_shifts(

@@ -7,6 +7,7 @@ transforms, and float32 alone has the digits for it.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,33 +48,52 @@ _OUTPUTS = np.array(
 )
 
 
-def transform_kernel(kernel: np.ndarray) -> np.ndarray:
-    """`[3, 3, inputs, outputs] -> [6, 6, inputs, outputs] float32`, once for all images."""
+class WinogradKernel(NamedTuple):
+    """A 3x3 kernel in the space of the products, once for all images.
+
+    Attributes:
+        places: six rows of six `[inputs, outputs] float32`, each an array of its own: slices of
+            a large one would be copied with every call.
+    """
+
+    places: tuple[tuple[np.ndarray, ...], ...]
+
+
+def transform_kernel(kernel: np.ndarray) -> WinogradKernel:
+    """Of `[3, 3, inputs, outputs]`; computed in float64."""
     kernel = np.asarray(kernel, np.float64)
     transformed = np.einsum("ai,bj,ijco->abco", _KERNELS, _KERNELS, kernel, optimize=True)
-    return transformed.astype(np.float32)
+    rows = transformed.astype(np.float32)
+    return WinogradKernel(tuple(tuple(place.copy() for place in row) for row in rows))
 
 
-def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Stride 1, padded by one pixel: `[B, H, W, inputs] -> [B, H, W, outputs]`.
+def winograd_conv(x: jax.Array, kernel: WinogradKernel) -> jax.Array:
+    """Stride 1, padded by one pixel: `[B, H, W, inputs] -> [B, H, W, outputs] float32`.
 
     Args:
         x: float32, H and W divisible by 4.
-        kernel: from `transform_kernel`.
     """
     batch, height, width, channels = x.shape
     rows, columns = height // TILE, width // TILE
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x_rows = [x[:, i : i + TILE * (rows - 1) + 1 : TILE] for i in range(PLACES)]
+    # Rows are padded here and columns below: padding x itself would draw all that made it, such
+    # as the results of a layer before, into one slow loop.
+    inner = x.reshape(batch, rows, TILE, width, channels)
+    border = jnp.zeros((batch, 1, width, channels), x.dtype)
+    x_rows = [
+        jnp.concatenate([border, inner[:, :-1, -1]], axis=1),
+        *(inner[:, :, i] for i in range(TILE)),
+        jnp.concatenate([inner[:, 1:, 0], border], axis=1),
+    ]  # of each tile
     products = []
-    for i, row_weights in enumerate(_INPUTS):
+    for row_weights, kernel_row in zip(_INPUTS, kernel.places, strict=True):
         row = _combine(row_weights, x_rows)
+        row = jnp.pad(row, ((0, 0), (0, 0), (1, 1), (0, 0)))
         pixels = [row[:, :, j : j + TILE * (columns - 1) + 1 : TILE] for j in range(PLACES)]
         # A product of its own for each place: one batched product is slower on CPU.
         products.append(
             [
-                _combine(weights, pixels).reshape(-1, channels) @ kernel[i, j]
-                for j, weights in enumerate(_INPUTS)
+                _combine(weights, pixels).reshape(-1, channels) @ place
+                for weights, place in zip(_INPUTS, kernel_row, strict=True)
             ]
         )
     by_column = [
