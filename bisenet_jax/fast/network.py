@@ -86,7 +86,8 @@ class FastNetwork:
         for name in _WINOGRAD_LAYERS & convolutions.keys():
             layer = convolutions[name]
             if min(layer.kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
-                convolutions[name] = layer._replace(kernel=transform_kernel(layer.kernel))
+                kernel = cast(Any, transform_kernel(layer.kernel))
+                convolutions[name] = layer._replace(kernel=kernel)
         return parameters._replace(convolutions=convolutions)
 
     def apply(
