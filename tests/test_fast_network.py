@@ -137,7 +137,7 @@ def test_it_only_infers(random_weights):
         network.apply(parameters, jnp.zeros((1, 32, 32, 3)), is_training=True)
 
 
-@pytest.mark.parametrize("batch, height, width", [(1, 4, 4), (2, 8, 12)])
+@pytest.mark.parametrize("batch, height, width", [(1, 4, 4), (2, 8, 12), (2, 5, 15)])
 def test_winograd(batch, height, width):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(batch, height, width, 5)).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bisenet_jax.fast.description import compute_logits, is_described
 from bisenet_jax.fast.folding import Convolution, ScaleShift, fold_batchnorm
@@ -20,10 +21,9 @@ from bisenet_jax.resize import upsample
 
 PyTree = Any
 
-# The wide 3x3 layers at 1/8, where tiles are many; kernels of this shape at 1/32 are not worth
-# their transforms.
+# Wide 3x3 layers of stride 1, and the gathers of Gather-and-Expansion layers.
 _WINOGRAD_LAYERS = {"detail_branch/s3_2", "detail_branch/s3_3", "aggregation/out", "head/conv"}
-_WINOGRAD_LEAST_CHANNELS = 128
+_WINOGRAD_LEAST_WORK = 50
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,8 @@ class FastNetwork:
         if not self.lowerings.uses_winograd or jnp.dtype(self.model.dtype) != jnp.float32:
             return parameters
         convolutions = dict(parameters.convolutions)
-        for name in _WINOGRAD_LAYERS & convolutions.keys():
-            layer = convolutions[name]
-            if min(layer.kernel.shape[2:]) >= _WINOGRAD_LEAST_CHANNELS:
+        for name, layer in parameters.convolutions.items():
+            if _is_winograd_worthwhile(name, layer.kernel):
                 kernel = cast(Any, transform_kernel(layer.kernel))
                 convolutions[name] = layer._replace(kernel=kernel)
         return parameters._replace(convolutions=convolutions)
@@ -102,6 +101,14 @@ class FastNetwork:
         operators = _ArrayOperators(self.lowerings)
         logits_8 = compute_logits(operators, self.model, parameters, images.astype(dtype))
         return Outputs(logits_8, boosters=())
+
+
+def _is_winograd_worthwhile(name: str, kernel: np.ndarray) -> bool:
+    if name not in _WINOGRAD_LAYERS and not name.endswith("/gather"):
+        return False
+    # Products grow with inputs times outputs, the transforms around them with their sum.
+    inputs, outputs = kernel.shape[2:]
+    return inputs * outputs / (inputs + outputs) >= _WINOGRAD_LEAST_WORK
 
 
 def fasten(

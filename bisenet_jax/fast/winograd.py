@@ -71,8 +71,12 @@ def winograd_conv(x: jax.Array, kernel: WinogradKernel) -> jax.Array:
     """Stride 1, padded by one pixel: `[B, H, W, inputs] -> [B, H, W, outputs] float32`.
 
     Args:
-        x: float32, H and W divisible by 4.
+        x: float32, any H and W.
     """
+    if any(size % TILE for size in x.shape[1:3]):
+        _, height, width, _ = x.shape
+        padding = ((0, 0), (0, -height % TILE), (0, -width % TILE), (0, 0))
+        return winograd_conv(jnp.pad(x, padding), kernel)[:, :height, :width]
     batch, height, width, channels = x.shape
     rows, columns = height // TILE, width // TILE
     # Rows are padded here and columns below: padding x itself would draw all that made it, such
