@@ -14,7 +14,7 @@ from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.fast.network import FastNetwork, Lowerings, fasten
-from bisenet_jax.fast.winograd import transform_kernel, winograd_conv
+from bisenet_jax.fast.winograd import WinogradKernel, transform_kernel, winograd_conv
 from bisenet_jax.inference import input_logits, predict_labels
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import PRESETS
@@ -56,6 +56,20 @@ def test_every_preset_and_all_switches_of_the_model(preset, random_weights):
     for lowerings in (Lowerings(), Lowerings(**FLIPPED)):
         fast = logits_of(*fasten(weights.model, weights.variables, lowerings), street())
         np.testing.assert_allclose(fast, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_wide_gathers(kernel_size, random_weights):
+    # S5 has 128 channels in the paper: Winograd's form takes 3x3 kernels, and no others.
+    fields = {"semantic_late_channels": (64, 128), "semantic_repeats": (1, 1, 2)}
+    weights = random_weights("paper", gather_kernel_size=kernel_size, **fields)
+    lowerings = Lowerings(uses_winograd=True)
+    network, parameters = fasten(weights.model, weights.variables, lowerings)
+    gather = parameters.convolutions["semantic_branch/s5_2/gather"].kernel
+    assert isinstance(gather, WinogradKernel) == (kernel_size == 3)
+    expected = logits_of(weights.model, without_boosters(weights.variables), street())
+    fast = logits_of(network, parameters, street())
+    np.testing.assert_allclose(fast, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
 def test_each_lowering_changes_the_program(random_weights):

@@ -104,10 +104,10 @@ class FastNetwork:
 
 
 def _is_winograd_worthwhile(name: str, kernel: np.ndarray) -> bool:
-    if name not in _WINOGRAD_LAYERS and not name.endswith("/gather"):
+    size, _, inputs, outputs = kernel.shape
+    if size != 3 or not (name in _WINOGRAD_LAYERS or name.endswith("/gather")):
         return False
     # Products grow with inputs times outputs, the transforms around them with their sum.
-    inputs, outputs = kernel.shape[2:]
     return inputs * outputs / (inputs + outputs) >= _WINOGRAD_LEAST_WORK
 
 
