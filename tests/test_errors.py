@@ -156,6 +156,11 @@ def saved_pth(stage: Stage, content: Any) -> Path:
     return stage.folder / "theirs.pth"
 
 
+def damaged_pth(stage: Stage) -> Path:
+    pytest.importorskip("torch")
+    return stage.file("theirs.pth", pickle.dumps({"a": 1})[:-3])
+
+
 def endless_view() -> Any:
     torch = pytest.importorskip("torch")
     return {"a.weight": torch.zeros(1).expand(2**40)}
@@ -343,9 +348,7 @@ MISTAKES: dict[str, list[str] | Callable[[Stage], Any]] = {
     "a .pth that would run code": lambda s: read_checkpoint(
         saved_pth(s, {"a": Path("anything but a tensor")})
     ),
-    "a .pth that is damaged": lambda s: read_checkpoint(
-        s.file("theirs.pth", pickle.dumps({"a": 1})[:-3])
-    ),
+    "a .pth that is damaged": lambda s: read_checkpoint(damaged_pth(s)),
     "an .npz that would run code": lambda s: read_checkpoint(
         saved_npz(s, np.array([Path("anything but a number")], object))
     ),
