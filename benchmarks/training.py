@@ -188,6 +188,7 @@ def _require_twin(config: Config, model: BiSeNetV2) -> None:
         "config.train.micro_batches": (config.train.micro_batches, 1),
         "config.train.remat": (config.train.remat, False),
         "config.model.frozen_batch_norm": (bool(config.model.frozen_batch_norm), False),
+        "config.optimizer.method": (config.optimizer.method, "sgd"),
         "config.optimizer.ema_decay": (config.optimizer.ema_decay, 0),
     }
     for name, (value, only) in lacking.items():

@@ -12,6 +12,7 @@ from bisenet_jax.errors import ConfigError
 
 STRIDE = 32
 SOURCES = ("synthetic", "folder", "cityscapes", "camvid", "coco_stuff")
+OPTIMIZERS = ("sgd", "muon")
 
 
 @dataclass
@@ -130,8 +131,9 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Stochastic gradient descent with momentum and a polynomial schedule."""
+    """How gradients become steps; the schedule is polynomial."""
 
+    method: str = "sgd"  # the paper's, or "muon", which is ahead where steps are few
     learning_rate: float = 5e-2
     momentum: float = 0.9
     poly_power: float = 0.9
@@ -187,6 +189,7 @@ def validate(config: Config) -> Config:
             "config.data.cache": (data.cache, ("none", "jpeg", "array")),
             "config.data.sampling": (data.sampling, ("uniform", "balanced")),
             "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
+            "config.optimizer.method": (optimizer.method, OPTIMIZERS),
         }
     )
     if config.init.allow_partial and not config.init.weights:

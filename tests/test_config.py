@@ -181,6 +181,7 @@ def test_share(name, value):
         (dict(data__source="folder"), "config.data.root is empty; set it to the folder"),
         (dict(init__allow_partial=True), "allow_partial needs config.init.weights, the file"),
         (dict(model__dtype="int8"), "dtype 'int8' is not known; choose from float32, bfloat16"),
+        (dict(optimizer__method="adam"), "method 'adam' is not known; choose from sgd, muon"),
         (dict(augment__crop_height=100), "crop_height 100 .* multiple of 32 .*such as 96"),
         (dict(augment__crop_width=0), "crop_width 0 must be a positive .* such as 32"),
         (dict(augment__scales=()), r"scales \(\) must hold positive factors, such as \(1.0,\)"),

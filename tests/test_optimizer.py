@@ -94,6 +94,60 @@ def test_the_gradient_is_clipped_and_its_decay_is_not(clip_norm):
     np.testing.assert_allclose(updates["bias"], [-0.5 * factor * 1.5], rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def muon_step():
+    """One update of a narrow network, what it was made from, and the learning rate."""
+    config = OptimizerConfig(method="muon", learning_rate=0.01, weight_decay=0.1)
+    model = build_model("paper", num_classes=3, **NARROW)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    shapes = jax.eval_shape(
+        lambda: model.init(keys, jnp.zeros((1, 64, 64, 3)), is_training=True)["params"]
+    )
+    random = np.random.default_rng(0)
+
+    def draw(leaf):  # later outputs have longer columns
+        lengths = 1 + 9 * np.arange(leaf.shape[-1]) / leaf.shape[-1]
+        return jnp.asarray(random.normal(size=leaf.shape) * lengths, jnp.float32)
+
+    params, gradient = jax.tree.map(draw, shapes), jax.tree.map(draw, shapes)
+    optimizer = make_optimizer(config, total_steps=100)
+    updates, _ = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
+    return flatten(updates), flatten(gradient), flatten(params), config
+
+
+def flatten(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["detail_branch/s1_1/conv/kernel", "aggregation/out/conv/kernel"]
+)
+def test_muon_evens_out_the_singular_values_of_a_kernel(muon_step, name):
+    updates, gradients, params, config = muon_step
+
+    def spread(kernel):
+        values = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)
+        return values.max() / values.min()
+
+    step = -updates[name] / config.learning_rate - config.weight_decay * params[name]
+    assert spread(gradients[name]) > 3 > 2 > spread(step)
+    assert (step * gradients[name]).sum() > 0
+    assert np.sqrt((step**2).mean()) == pytest.approx(0.2, rel=0.25)
+
+
+def test_muon_leaves_heads_norms_and_depthwise_kernels_to_adam(muon_step):
+    updates, gradients, _, config = muon_step
+    of_adam = [name for name in updates if name.startswith(("head/", "booster_"))]
+    of_adam += [name for name in updates if "/bn/" in name or "depthwise/kernel" in name]
+    assert len(of_adam) > 60
+    for name in of_adam:  # Adam's first step is the learning rate long, and decays nothing
+        expected = -config.learning_rate * np.sign(gradients[name])
+        np.testing.assert_allclose(updates[name], expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("decay", [0.5, 0.999])
 def test_moving_average_by_hand(decay):
     random = np.random.default_rng(0)

@@ -51,6 +51,7 @@ def test_rows_of_ours_and_a_peer():
     [
         (Config(), "preset 'paper' has no PyTorch twin .*preset=coincheung"),
         (small(model=ModelConfig(preset="coincheung", width=0.5)), "another network: width"),
+        (small(optimizer=OptimizerConfig(method="muon")), "method muon: .* set it to sgd"),
         (small(optimizer=OptimizerConfig(ema_decay=0.9)), "ema_decay 0.9: .* set it to 0"),
     ],
 )
