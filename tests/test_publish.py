@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.publish.card import put_row, render_card
 from bisenet_jax.publish.curves import draw_curves, ticks
-from bisenet_jax.publish.measurement import measure_runs
+from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.record import confusions, training_command
 from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin
 from bisenet_jax.segmenter import Segmenter
@@ -125,6 +126,69 @@ def test_the_card_says_how_the_number_came_about(published):
         "| `narrow` | BiSeNet V2 for the 19 classes of cityscapes, trained on"
     )
     assert f"{max(mious):.2f} % mIoU on val; MIT" in row
+
+
+@pytest.fixture(scope="module")
+def with_final(published, make_tiny_config) -> Path:
+    """The same two runs, and one on more frames, which is shipped."""
+    options = make_tiny_config()
+    options.train.steps, options.train.evaluate_every, options.train.seed = 4, 2, 2
+    options.data.train_split = "trainval"
+    shutil.copytree(published, published.parent / "with_final")
+    folder = published.parent / "with_final"
+    train.train(options, folder / "all")
+    publish(folder, "--final", folder / "all")
+    return folder
+
+
+def test_a_final_run_is_shipped_and_the_recipe_is_scored(with_final, published):
+    zoo = with_final / "root/bisenet_jax/zoo"
+    weights, record = read_weights(find_weights("narrow", zoo)), read_record(with_final)
+    assert weights.score is None and weights.step == 4
+    assert weights.training["train"]["seed"] == 2
+    assert weights.training["data"]["train_split"] == "trainval"
+    assert not any(run["is_shipped"] for run in record["runs"])
+    assert [run["step"] for run in record["runs"]] == [4, 4]
+    for run in record["runs"]:
+        assert run["miou"] == pytest.approx(run["miou_last"], abs=0.005)
+    mean = f"{100 * record['miou_mean']:.2f}"
+    page = (with_final / "root/docs/models/narrow.md").read_text()
+    for words in (
+        f"**{mean} ± ",
+        "(2 seeds; trained on train alone)**",
+        "no labelled frame is left to score them by",
+        "| 2 | 4 | - | - | - |",
+        "shipped, on trainval |",
+        "--config.data.train_split=trainval",
+        "--config.train.seed=2",
+        "--split=test",
+        "this is seed 2, the scored ones are `--config.train.seed=` 0, 1 with",
+    ):
+        assert words in page.replace(" \\\n   ", "")
+    row = (with_final / "root/README.md").read_text().splitlines()[5]
+    assert f"trainval; its recipe reaches {mean} % mIoU on val from train alone" in row
+    row = (with_final / "root/docs/results.md").read_text().splitlines()[4]
+    assert "last checkpoint; float16 file" in row
+    drawing = (with_final / "root/docs/models/narrow.svg").read_text()
+    assert "seed 2" in drawing
+    assert len(read_log(with_final / "all" / "log.jsonl")) == 6
+
+
+def test_a_final_run_is_one_of_the_recipe_on_more_frames(published):
+    run = [published / "run0"]
+    with pytest.raises(ConfigError, match="run1 was trained on train, as .*: a final run sees"):
+        read_final(published / "run1", run)
+    with pytest.raises(ConfigError, match=r"the seeds \[0, 0\]"):
+        read_final(published / "run0", run)
+
+
+def test_files_of_one_name_are_one_recipe(tmp_path, make_tiny_config):
+    for name, file, seed in (("a", "x/s", 0), ("b", "y/s", 1), ("c", "y/t", 2)):
+        options = make_tiny_config()
+        options.train.seed, options.init.weights = seed, f"/{file}.safetensors"
+        config_file.save(options, tmp_path / name)
+    with pytest.raises(ConfigError, match="c differs from .*a in config.init.weights"):
+        measure_runs([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
 
 
 def test_a_run_that_was_cut_short_says_so(published):

@@ -8,6 +8,9 @@ on the run's validation split, by the protocol it was trained for; the best of t
 as bisenet_jax/zoo/NAME.safetensors, and its hash goes into registry.json beside it.
 docs/models/ gets NAME.md, NAME.svg, NAME.log.jsonl.gz and NAME.json, README.md and
 docs/results.md a row.
+With --final RUN the weights of that run are shipped, from its last checkpoint: a run by the
+same recipe on more frames, such as --config.data.train_split=trainval, which leaves none to
+score it by. The others tell what the recipe is worth then, each at its last step too.
 Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
 card.
 
@@ -25,7 +28,7 @@ from ml_collections import config_flags
 from bisenet_jax import command_line, program_cache
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.publish.card import describe_miou
-from bisenet_jax.publish.measurement import measure_runs
+from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.publication import publish, read_notes
 from bisenet_jax.publish.record import LICENCES, make_record
 
@@ -34,6 +37,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The file that the runs began with.")
     flags.DEFINE_string("name", None, "Of the network, such as bisenetv2-camvid.")
     flags.DEFINE_multi_string("workdir", [], "Of a train.py run; more may follow.")
+    flags.DEFINE_string("final", None, "A run on all labelled frames, to be shipped instead.")
     flags.DEFINE_string("device", None, "What trained it, in words.")
     flags.DEFINE_string("commit", None, "Of the code that trained; by default git's HEAD.")
     flags.DEFINE_string("licence", None, "Of the weights; known for some data sets.")
@@ -56,8 +60,10 @@ def main(words: list[str]) -> None:
     root = Path(values.root)
     notes, commit = read_notes(root, values.name), values.commit or read_commit(root)
     program_cache.keep_compiled_programs()
-    runs = measure_runs(workdirs)
-    best = max(runs, key=lambda run: run.summary["miou"])
+    final = read_final(Path(values.final), workdirs) if values.final else None
+    runs = measure_runs(workdirs, "best" if final is None else "latest")
+    # Of seeds that are not shipped none is chosen.
+    best = max(runs, key=lambda run: run.summary["miou"]) if final is None else runs[0]
     source = best.options.data.source
     licence = values.licence or LICENCES.get(source)
     if licence is None:
@@ -69,13 +75,14 @@ def main(words: list[str]) -> None:
         values.name,
         runs,
         best,
+        final,
         config_path=config_flags.get_config_filename(flags.FLAGS["config"]),
         config=values.config,
         licence=licence,
         commit=commit,
         device=values.device,
     )
-    entry = publish(root, record, runs, best, notes)
+    entry = publish(root, record, runs, best, notes, final)
     print(f"{values.name}: {describe_miou(record)} mIoU, {entry.bytes:,} bytes, {entry.card}")
 
 

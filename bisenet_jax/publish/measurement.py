@@ -1,6 +1,8 @@
-"""What a run is worth: its best checkpoint as it would be shipped, scored whole."""
+"""What a run is worth: one of its checkpoints as it would be shipped, scored whole."""
 
+import dataclasses
 import tempfile
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +38,12 @@ _FREE = {
 }
 
 
+# Told by their names, not by where they lay.
+FILES = {"config.data.classes", "config.data.statistics", "config.init.weights"}
+
+
 class Measured(NamedTuple):
-    """A run and its best checkpoint.
+    """A run and one of its checkpoints.
 
     Attributes:
         options: of the run.
@@ -54,8 +60,22 @@ class Measured(NamedTuple):
     confusion: np.ndarray
 
 
-def measure_runs(workdirs: list[Path]) -> list[Measured]:
-    """Score the best checkpoint of each run on its validation split.
+class Final(NamedTuple):
+    """A run on all labelled frames, which has none left to be scored by.
+
+    Attributes:
+        options: of the run.
+        log: the lines of its log on training; it scored frames that it had learnt from.
+        weights: of its last checkpoint.
+    """
+
+    options: Config
+    log: list[dict[str, Any]]
+    weights: Weights
+
+
+def measure_runs(workdirs: list[Path], checkpoint: str = "best") -> list[Measured]:
+    """Score a checkpoint of each run, `best` or `latest`, on its validation split.
 
     Raises:
         ConfigError: for runs that differ in more than their seed, or not even in that.
@@ -63,16 +83,45 @@ def measure_runs(workdirs: list[Path]) -> list[Measured]:
     configurations = [config_file.load(workdir) for workdir in workdirs]
     _require_comparable(workdirs, configurations)
     return [
-        _measure(workdir, options)
+        _measure(workdir, options, checkpoint)
         for workdir, options in zip(workdirs, configurations, strict=True)
     ]
 
 
-def _require_comparable(workdirs: list[Path], configurations: list[Config]) -> None:
+def read_final(workdir: Path, scored: list[Path]) -> Final:
+    """The run on all frames; but for them it has the recipe of the scored ones.
+
+    Raises:
+        ConfigError: where it has another recipe, the frames of a scored run or its seed.
+    """
+    workdirs = [*scored, workdir]
+    configurations = [config_file.load(path) for path in workdirs]
+    first, *_, options = configurations
+    _require_comparable(workdirs, configurations, free={"config.data.train_split"})
+    if options.data.train_split == first.data.train_split:
+        raise ConfigError(
+            f"{workdir} was trained on {options.data.train_split}, as {scored[0]}: a final run "
+            "sees more, such as --config.data.train_split=trainval; else give it with --workdir"
+        )
+    log = [line for line in read_log(workdir / LOG_FILE) if line["group"] == "train"]
+    weights = dataclasses.replace(read_run(workdir, "latest"), score=None)
+    return Final(options, log, weights)
+
+
+def _require_comparable(
+    workdirs: list[Path],
+    configurations: list[Config],
+    free: Set[str] = frozenset(),
+) -> None:
     first = configurations[0]
     for workdir, options in zip(workdirs[1:], configurations[1:], strict=True):
         found = config_file.differences(first, options)
-        changed = sorted(found.keys() - _FREE)
+        changed = sorted(
+            key
+            for key, (before, after) in found.items()
+            if key not in _FREE | free
+            and not (key in FILES and Path(before).name == Path(after).name)
+        )
         if changed:
             raise ConfigError(
                 f"{workdir} differs from {workdirs[0]} in {', '.join(changed)}: only runs that "
@@ -85,12 +134,12 @@ def _require_comparable(workdirs: list[Path], configurations: list[Config]) -> N
         )
 
 
-def _measure(workdir: Path, options: Config) -> Measured:
+def _measure(workdir: Path, options: Config, checkpoint: str) -> Measured:
     class_set = find_class_set(options.data.classes)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "weights.safetensors")
-        write_weights(path, read_run(workdir, "best"), dtype=STORED_DTYPE)
+        write_weights(path, read_run(workdir, checkpoint), dtype=STORED_DTYPE)
         weights = read_weights(path)
         scored = open_weights(path, class_set, mesh)
     source, split = open_source(options.data, options.data.val_split), options.data.val_split

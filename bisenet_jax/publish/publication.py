@@ -9,9 +9,9 @@ from pathlib import Path
 from bisenet_jax.complexity import count_parameters
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_bytes, write_json
-from bisenet_jax.publish.card import put_row, readme_row, render_card, result_row
+from bisenet_jax.publish.card import describe_data, put_row, readme_row, render_card, result_row
 from bisenet_jax.publish.curves import draw_curves
-from bisenet_jax.publish.measurement import STORED_DTYPE, Measured
+from bisenet_jax.publish.measurement import STORED_DTYPE, Final, Measured
 from bisenet_jax.publish.record import Record
 from bisenet_jax.publish.training_log import pack_logs
 from bisenet_jax.weights import Score, write_weights
@@ -42,7 +42,12 @@ def read_notes(root: Path, name: str) -> str:
 
 
 def publish(
-    root: Path, record: Record, runs: Sequence[Measured], best: Measured, notes: str
+    root: Path,
+    record: Record,
+    runs: Sequence[Measured],
+    best: Measured,
+    notes: str,
+    final: Final | None = None,
 ) -> Entry:
     """Write weights, entry, record, curves, log, card and rows; returns the entry.
 
@@ -50,15 +55,19 @@ def publish(
         root: of the repository.
         record: of `make_record`.
         runs: whose logs are kept and drawn.
-        best: whose weights are shipped.
+        best: whose weights are shipped where nothing is final.
         notes: of `read_notes`.
+        final: whose weights are shipped, without a score of their own.
 
     Raises:
         ConfigError: for a file that is too large to ship.
     """
     name, scores = record["name"], record["scores"]
-    score = Score(scores["miou"], scores["split"], scores["protocol"])
-    weights = dataclasses.replace(best.weights, score=score)
+    if final is None:
+        score = Score(scores["miou"], scores["split"], scores["protocol"])
+        weights = dataclasses.replace(best.weights, score=score)
+    else:
+        weights = final.weights
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.safetensors"
         write_weights(path, weights, dtype=STORED_DTYPE)
@@ -75,8 +84,7 @@ def publish(
         card=str(MODELS / f"{name}.md"),
         summary=(
             f"BiSeNet V2 for the {len(weights.class_set)} classes of {weights.class_set.name}, "
-            f"trained on {record['data']}, {100 * scores['miou']:.2f} % mIoU on "
-            f"{scores['split']}"
+            f"trained on {describe_data(record)}"
         ),
         licence=record["licence"],
     )
@@ -84,7 +92,7 @@ def publish(
         "parameters": count_parameters(weights.variables["params"]),
         **{key: value for key, value in dataclasses.asdict(entry).items() if key != "licence"},
     }
-    logs = {run.options.train.seed: run.log for run in runs}
+    logs = {run.options.train.seed: run.log for run in (*runs, *([final] if final else []))}
     write_bytes(root / ZOO / entry.file, data)
     enter(name, entry, root / ZOO)
     write_json(root / MODELS / f"{name}.json", record)

@@ -14,7 +14,7 @@ import numpy as np
 from bisenet_jax import config_file
 from bisenet_jax.config import Config
 from bisenet_jax.evaluation.report import DATA_SETS
-from bisenet_jax.publish.measurement import STORED_DTYPE, Measured
+from bisenet_jax.publish.measurement import FILES, STORED_DTYPE, Final, Measured
 
 Record = dict[str, Any]
 
@@ -30,14 +30,13 @@ _OF_THE_MACHINE = {
     *("config.data.cache_dir", "config.data.prefetch_megabytes"),
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }
-# Told by their names, not by where they lay.
-_FILES = {"config.data.classes", "config.data.statistics", "config.init.weights"}
 
 
 def make_record(
     name: str,
     runs: Sequence[Measured],
     best: Measured,
+    final: Final | None = None,
     *,
     config_path: str,
     config: Config,
@@ -50,14 +49,15 @@ def make_record(
     Args:
         name: of the network.
         runs: of the recipe, each with another seed.
-        best: the one whose weights are shipped.
+        best: the one whose scores are told; its weights are shipped where nothing is final.
+        final: whose weights are shipped.
         config_path: the file that the runs began with.
         config: what that file returns.
         licence: of the weights.
         commit: of the code that trained.
         device: that trained, in words.
     """
-    options = best.options
+    options = best.options if final is None else final.options
     mious = [run.summary["miou"] for run in runs]
     return {
         "name": name,
@@ -69,7 +69,9 @@ def make_record(
         "dtype": options.model.dtype,
         "stored_dtype": STORED_DTYPE,
         "command": training_command(config_path, config, options, name),
-        "evaluation_command": evaluation_command(config_path, config, options, name),
+        "evaluation_command": evaluation_command(
+            config_path, config, options, name, split=None if final is None else "test"
+        ),
         "steps": options.train.steps,
         "batch_size": options.train.batch_size,
         "evaluate_every": options.train.evaluate_every,
@@ -77,7 +79,9 @@ def make_record(
         "width": options.augment.crop_width,
         "miou_mean": statistics.fmean(mious),
         "miou_deviation": statistics.stdev(mious) if len(mious) > 1 else None,
-        "runs": [_describe_run(run, run is best) for run in runs],
+        "runs": [_describe_run(run, final is None and run is best) for run in runs],
+        "train_split": best.options.data.train_split,
+        "final": None if final is None else _describe_final(final),
         "scores": best.summary,
         "confusions": confusions(best.confusion, best.weights.class_set.names),
     }
@@ -89,11 +93,13 @@ def training_command(path: str, base: Config, options: Config, name: str) -> str
     return _join([*words, *_changes(base, options)])
 
 
-def evaluation_command(path: str, base: Config, options: Config, name: str) -> str:
-    """The words that score the shipped file on the same pictures."""
+def evaluation_command(
+    path: str, base: Config, options: Config, name: str, split: str | None = None
+) -> str:
+    """The words that score the shipped file on the pictures of a split, or of validation."""
     words = ["python", "evaluate.py", "--weights", name, "--config", path]
     data = [word for word in _changes(base, options) if word.startswith("--config.data.")]
-    return _join([*words, *data])
+    return _join([*words, *data, *([f"--split={split}"] if split else [])])
 
 
 def _changes(base: Config, options: Config) -> list[str]:
@@ -101,7 +107,7 @@ def _changes(base: Config, options: Config) -> list[str]:
     for key, (_, value) in config_file.differences(base, options).items():
         if key == "config.data.root":
             value = options.data.source.upper()
-        elif key in _FILES:
+        elif key in FILES:
             value = Path(value).name
         elif isinstance(value, tuple):
             value = str(value).replace(" ", "")
@@ -153,6 +159,15 @@ def _describe_run(run: Measured, is_shipped: bool) -> dict[str, Any]:
         "steps_made": max((line["step"] for line in run.log), default=0),
         "minutes": _minutes(trained, run.options.train.batch_size),
         "is_shipped": is_shipped,
+    }
+
+
+def _describe_final(final: Final) -> dict[str, Any]:
+    return {
+        "seed": final.options.train.seed,
+        "split": final.options.data.train_split,
+        "step": final.weights.step,
+        "minutes": _minutes(final.log, final.options.train.batch_size),
     }
 
 

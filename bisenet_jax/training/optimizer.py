@@ -87,7 +87,7 @@ def decays(params: PyTree) -> PyTree:
 
 
 def _matrices(params: PyTree) -> PyTree:
-    """How Muon reads each kernel as a matrix from taps and channels to outputs; None: not at all.
+    """How Muon reads a kernel as a matrix from taps and channels to outputs; None: not at all.
 
     A depth-wise kernel is no matrix. Heads are left to Adam, as is the custom for last layers;
     orthogonalising the widest booster, too, would cost four times all the rest.
