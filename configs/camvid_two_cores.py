@@ -38,7 +38,7 @@ def get_config(stage: str = "full") -> Config:
         optimizer = OptimizerConfig(
             "muon", learning_rate=0.005, warmup_steps=50, ema_decay=0.998
         )
-        train = TrainConfig(steps=4000, batch_size=4, evaluate_every=400, checkpoint_every=400)
+        train = TrainConfig(steps=3000, batch_size=4, evaluate_every=300, checkpoint_every=300)
     else:
         raise ConfigError(f"stage {stage!r} of camvid_two_cores.py is none of: small, full")
     return Config(

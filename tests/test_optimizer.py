@@ -8,7 +8,13 @@ import pytest
 
 from bisenet_jax.config import OptimizerConfig
 from bisenet_jax.model.presets import build_model
-from bisenet_jax.training.optimizer import decays, make_optimizer, make_schedule, move_ema
+from bisenet_jax.training.optimizer import (
+    NORM_SHARE,
+    decays,
+    make_optimizer,
+    make_schedule,
+    move_ema,
+)
 
 NARROW = {
     "detail_channels": (8, 8, 16),
@@ -146,7 +152,8 @@ def test_muon_leaves_heads_norms_and_depthwise_kernels_to_adam(muon_step):
     # The first step of Adam with Nesterov's momentum b is as long for each number; no decay.
     length = config.learning_rate * (1 + config.momentum / (1 + config.momentum))
     for name in of_adam:
-        expected = -length * np.sign(gradients[name])
+        share = NORM_SHARE if name.endswith(("scale", "bias")) else 1
+        expected = -share * length * np.sign(gradients[name])
         np.testing.assert_allclose(updates[name], expected, rtol=1e-3)
 
 
