@@ -15,8 +15,8 @@ from bisenet_jax.config import OptimizerConfig
 PyTree = Any
 
 # Of Muon's learning rate, for scales and biases. With the whole of it, hundreds of channels are
-# shut for good by their biases; the first value that opens one again where the picture is new is
-# divided by a variance of zero, and floods the layers behind.
+# shut for good by their biases; the first value that opens one again, where a picture is new,
+# is divided by a variance of zero and floods the layers behind.
 NORM_SHARE = 0.1
 
 
@@ -111,6 +111,5 @@ def _matrices(params: PyTree) -> PyTree:
 def _are_norms(params: PyTree) -> PyTree:
     """Whether each leaf is a scale or a bias."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in ("scale", "bias"),
-        params,
+        lambda path, _: path[-1].key in ("scale", "bias"), params
     )
