@@ -162,7 +162,7 @@ def _choice(record: Record) -> str:
 
 
 def _run_rows(record: Record) -> list[tuple[str, ...]]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(run["seed"]),
             str(run["step"]),
