@@ -146,6 +146,7 @@ def test_a_final_run_is_shipped_and_the_recipe_is_scored(with_final, published):
     weights, record = read_weights(find_weights("narrow", zoo)), read_record(with_final)
     assert weights.score is None and weights.step == 4
     assert weights.training["train"]["seed"] == 2
+    assert record["parameters"] == read_record(published)["parameters"]
     assert weights.training["data"]["train_split"] == "trainval"
     assert not any(run["is_shipped"] for run in record["runs"])
     assert [run["step"] for run in record["runs"]] == [4, 4]

@@ -66,7 +66,7 @@ class Final(NamedTuple):
     Attributes:
         options: of the run.
         log: the lines of its log on training; it scored frames that it had learnt from.
-        weights: of its last checkpoint.
+        weights: of its last checkpoint, as stored and read back, boosters left behind.
     """
 
     options: Config
@@ -104,8 +104,11 @@ def read_final(workdir: Path, scored: list[Path]) -> Final:
             "sees more, such as --config.data.train_split=trainval; else give it with --workdir"
         )
     log = [line for line in read_log(workdir / LOG_FILE) if line["group"] == "train"]
-    weights = dataclasses.replace(read_run(workdir, "latest"), score=None)
-    return Final(options, log, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        unscored = dataclasses.replace(read_run(workdir, "latest"), score=None)
+        write_weights(path, unscored, dtype=STORED_DTYPE)
+        return Final(options, log, read_weights(path))
 
 
 def _require_comparable(
