@@ -55,15 +55,15 @@ def render_card(record: Record, entry: Entry, notes: str) -> str:
 
 def describe_miou(record: Record) -> str:
     """`60.12 %`, or with several seeds `59.80 ± 0.41 % (3 seeds; the shipped one 60.12 %)`."""
-    text, told = f"{_percent(record['miou_mean'])} %", []
+    number, told = _percent(record["miou_mean"]), []
     if record["miou_deviation"] is not None:
-        text = text.replace(" %", f" ± {_percent(record['miou_deviation'])} %")
+        number += f" ± {_percent(record['miou_deviation'])}"
         told.append(f"{len(record['runs'])} seeds")
         if record["final"] is None:
             told.append(f"the shipped one {_percent(record['scores']['miou'])} %")
     if record["final"] is not None:
         told.append(f"trained on {record['train_split']} alone")
-    return f"{text} ({'; '.join(told)})" if told else text
+    return f"{number} % ({'; '.join(told)})" if told else f"{number} %"
 
 
 def describe_data(record: Record) -> str:
