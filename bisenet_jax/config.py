@@ -133,7 +133,9 @@ class LossConfig:
 class OptimizerConfig:
     """How gradients become steps; the schedule is polynomial."""
 
-    method: str = "sgd"  # the paper's, or "muon", which is ahead where steps are few
+    # The paper's, or "muon", which is ahead where steps are few and wants a tenth of the
+    # learning rate: docs/training.md.
+    method: str = "sgd"
     learning_rate: float = 5e-2
     momentum: float = 0.9
     poly_power: float = 0.9

@@ -105,10 +105,8 @@ def read_final(workdir: Path, scored: list[Path]) -> Final:
         )
     log = [line for line in read_log(workdir / LOG_FILE) if line["group"] == "train"]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
         unscored = dataclasses.replace(read_run(workdir, "latest"), score=None)
-        write_weights(path, unscored, dtype=STORED_DTYPE)
-        return Final(options, log, read_weights(path))
+        return Final(options, log, read_weights(_store(unscored, folder)))
 
 
 def _require_comparable(
@@ -137,12 +135,18 @@ def _require_comparable(
         )
 
 
+def _store(weights: Weights, folder: str) -> str:
+    """The path of the weights as they are shipped, boosters left behind."""
+    path = str(Path(folder) / "weights.safetensors")
+    write_weights(path, weights, dtype=STORED_DTYPE)
+    return path
+
+
 def _measure(workdir: Path, options: Config, checkpoint: str) -> Measured:
     class_set = find_class_set(options.data.classes)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "weights.safetensors")
-        write_weights(path, read_run(workdir, checkpoint), dtype=STORED_DTYPE)
+        path = _store(read_run(workdir, checkpoint), folder)
         weights = read_weights(path)
         scored = open_weights(path, class_set, mesh)
     source, split = open_source(options.data, options.data.val_split), options.data.val_split

@@ -28,8 +28,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     schedule = make_schedule(config, total_steps)
     clipping = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.method == "muon":
-        calmed = optax.masked(optax.scale(NORM_SHARE), _are_norms)
-        return optax.chain(*clipping, _make_muon(config, schedule), calmed)
+        return optax.chain(*clipping, _make_muon(config, schedule))
     return optax.chain(
         *clipping,
         optax.add_decayed_weights(config.weight_decay, mask=decays),
@@ -43,9 +42,10 @@ def _make_muon(
     """Muon (Jordan et al. 2024) for the matrices inside the network, Adam for the rest.
 
     Updates of both have the root mean square that Adam's have (arXiv 2502.16982), so that one
-    learning rate serves both; a tenth of SGD's is about right. Only Muon's kernels decay.
+    learning rate serves both; a fifth to a tenth of SGD's is about right. Only Muon's kernels
+    decay.
     """
-    return muon(
+    updates = muon(
         schedule,
         beta=config.momentum,
         weight_decay=config.weight_decay,
@@ -54,6 +54,7 @@ def _make_muon(
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=0.2,
     )
+    return optax.chain(updates, optax.masked(optax.scale(NORM_SHARE), _are_norms))
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
