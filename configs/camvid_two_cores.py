@@ -31,11 +31,13 @@ CLASS_WEIGHTS = (0.56, 0.49, 1.37, 0.43, 0.93, 0.70, 1.33, 1.34, 0.85, 1.46, 1.5
 def get_config(stage: str = "full") -> Config:
     if stage == "small":
         crop, scales = (192, 256), (0.4, 0.8)
-        optimizer = OptimizerConfig(warmup_steps=100)
-        train = TrainConfig(steps=1600, batch_size=8, evaluate_every=800, checkpoint_every=200)
+        optimizer = OptimizerConfig("muon", learning_rate=0.01, warmup_steps=50)
+        train = TrainConfig(steps=1200, batch_size=8, evaluate_every=600, checkpoint_every=200)
     elif stage == "full":
         crop, scales = (256, 352), (0.65, 1.4)
-        optimizer = OptimizerConfig(learning_rate=0.02, warmup_steps=50, ema_decay=0.998)
+        optimizer = OptimizerConfig(
+            "muon", learning_rate=0.005, warmup_steps=50, ema_decay=0.998
+        )
         train = TrainConfig(steps=3000, batch_size=4, evaluate_every=300, checkpoint_every=300)
     else:
         raise ConfigError(f"stage {stage!r} of camvid_two_cores.py is none of: small, full")
