@@ -9,10 +9,10 @@
     python evaluate.py --workdir runs/city --coordinator HOST:PORT --processes 2 --process 0
 
 Protocols: full, the network sees whole images at their own size; half, at half of it, and its
-logits go back to full size (the paper's on Cityscapes). By default the one that the run was
-trained for. Labels are never resized. The configuration is the run's own unless --config gives
-another; with a weights file it says where the data is. JSON keys: miou, miou_interval,
-pixel_accuracy, class_iou (name to value or null), images, split, protocol, ...
+logits go back to full size (the paper's on Cityscapes); double, at twice of it. By default the
+one that the run was trained for. Labels are never resized. The configuration is the run's own
+unless --config gives another; with a weights file it says where the data is. JSON keys: miou,
+miou_interval, pixel_accuracy, class_iou (name to value or null), images, split, protocol, ...
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
         scored = open_weights(_WEIGHTS.value, class_set, mesh)
     else:
         scored = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
-    protocol = read_protocol(scored.shrink)
+    protocol = read_protocol(scored.input_scale)
 
     boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
@@ -212,7 +212,7 @@ def main() -> None:
         write_json(_JSON.value, summary)
 
 
-def read_protocol(shrink: int) -> Protocol:
+def read_protocol(input_scale: float) -> Protocol:
     """What the flags ask for; where they are silent, what the network was trained for."""
     try:
         scales = tuple(float(scale) for scale in _SCALES.value)
@@ -224,7 +224,7 @@ def read_protocol(shrink: int) -> Protocol:
     stride = read_size("--stride", _STRIDE.value)
     if crop and not stride:
         stride = (max(2 * crop[0] // 3, 1), max(2 * crop[1] // 3, 1))
-    name = _PROTOCOL.value or protocol_of_training(shrink).name
+    name = _PROTOCOL.value or protocol_of_training(input_scale).name
     return Protocol(name, scales, _FLIP.value, crop, stride)
 
 

@@ -105,7 +105,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
         make_train_step(model, optimizer, options), mesh, deterministic=exactly
     )
     normalization = Normalization(options.data.mean, options.data.std)
-    protocol = protocol_of_training(options.augment.shrink)
+    protocol = protocol_of_training(options.augment.input_scale)
     network = FastNetwork.of(model)
     evaluate_step = make_evaluate_step(
         network, normalization, own_mesh, protocol, deterministic=exactly
@@ -326,7 +326,7 @@ def score(
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
             mesh=mesh,
-            protocol=protocol_of_training(options.augment.shrink),
+            protocol=protocol_of_training(options.augment.input_scale),
             visit=keep_first,
         )
     return scores(evaluation.confusion), pictures[0] if pictures else None

@@ -20,7 +20,7 @@ from benchmarks.subject import Subject
 from benchmarks.timing import Budget, Case, measure
 from bisenet_jax.complexity import BLOCKS
 from bisenet_jax.fast.network import fasten
-from bisenet_jax.inference import Network, input_labels
+from bisenet_jax.inference import Network, scaled_labels
 from bisenet_jax.normalization import Normalization
 
 PyTree = Any
@@ -103,7 +103,7 @@ def _scoped_street(
     with jax.named_scope(IMAGES):
         inputs = normalization.normalize(images)
     with jax.named_scope(LABELS):
-        return input_labels(network, variables, inputs)
+        return scaled_labels(network, variables, inputs)
 
 
 def _record(case: Case, folder: str) -> None:

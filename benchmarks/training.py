@@ -83,8 +83,8 @@ def count_steps(against: Sequence[str]) -> int:
 
 def prepare_config(config: Config, batch: int, crop: tuple[int, int]) -> Config:
     """The same run with another batch, and a crop that the network sees `height, width` of."""
-    shrink = config.augment.shrink
-    size = {"crop_height": crop[0] * shrink, "crop_width": crop[1] * shrink}
+    height, width = (int(size / config.augment.input_scale) for size in crop)
+    size = {"crop_height": height, "crop_width": width}
     return dataclasses.replace(
         config,
         augment=dataclasses.replace(config.augment, **size),
@@ -188,6 +188,7 @@ def _require_twin(config: Config, model: BiSeNetV2) -> None:
         "config.train.micro_batches": (config.train.micro_batches, 1),
         "config.train.remat": (config.train.remat, False),
         "config.model.frozen_batch_norm": (bool(config.model.frozen_batch_norm), False),
+        "config.augment.enlarge": (config.augment.enlarge, 1),
         "config.optimizer.method": (config.optimizer.method, "sgd"),
         "config.optimizer.ema_decay": (config.optimizer.ema_decay, 0),
     }
@@ -325,12 +326,12 @@ def _result(
     ours_ms: float,
 ) -> dict[str, Any]:
     milliseconds = measurement.latency_ms
-    shrink = config.augment.shrink
+    height, width = config.augment.input_size
     return {
         "engine": engine.name,
         "batch": measurement.images,
-        "height": config.augment.crop_height // shrink,
-        "width": config.augment.crop_width // shrink,
+        "height": height,
+        "width": width,
         "dtype": config.model.dtype,
         "ohem": config.loss.ohem,
         "step_ms": {name: milliseconds[name] for name in ("median", "p90")},

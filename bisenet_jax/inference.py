@@ -38,7 +38,7 @@ def make_label_function(
         variables: `params` and `batch_stats`; those of boosters are left behind.
         normalization: the one the weights were trained with.
         input_scale: how large the network sees an image, likewise; 0.5 is half as high and
-            wide, and the logits are enlarged again.
+            wide. Logits are as large as the image again.
     """
     return _bind(predict_labels, model, variables, normalization, input_scale)
 
@@ -65,11 +65,7 @@ def predict_labels(
     The same as the largest of `predict_logits`, which at the images' size are never stored.
     """
     _check_images(images)
-    inputs = normalization.normalize(images)
-    if input_scale == 1:
-        return input_labels(network, variables, inputs)
-    logits = scaled_logits(network, variables, inputs, input_scale)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    return scaled_labels(network, variables, normalization.normalize(images), input_scale)
 
 
 def predict_logits(
@@ -92,11 +88,27 @@ def scaled_logits(
     network: Network, variables: PyTree, inputs: jax.Array, input_scale: float = 1.0
 ) -> jax.Array:
     """`predict_logits` of images that are normalised already, `[B, H, W, 3] float32`."""
-    if input_scale == 1:
-        return input_logits(network, variables, inputs)
     height, width = inputs.shape[1:3]
     scaled = resize(inputs, *scaled_size(height, width, input_scale))
-    return resize(input_logits(network, variables, scaled), height, width)
+    stride = logits_stride(input_scale)
+    if stride is None:
+        return resize(input_logits(network, variables, scaled), height, width)
+    logits = _padded_logits(network, variables, scaled)
+    return upsample(logits, stride)[:, :height, :width]
+
+
+def scaled_labels(
+    network: Network, variables: PyTree, inputs: jax.Array, input_scale: float = 1.0
+) -> jax.Array:
+    """The largest of `scaled_logits`, `[B, H, W, 3] -> uint8 [B, H, W]`."""
+    height, width = inputs.shape[1:3]
+    stride = logits_stride(input_scale)
+    if stride is None:
+        logits = scaled_logits(network, variables, inputs, input_scale)
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    scaled = resize(inputs, *scaled_size(height, width, input_scale))
+    logits = _padded_logits(network, variables, scaled)
+    return upsampled_argmax(logits, stride)[:, :height, :width]
 
 
 def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
@@ -104,18 +116,19 @@ def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
     return max(round(height * input_scale), 1), max(round(width * input_scale), 1)
 
 
+def logits_stride(input_scale: float) -> int | None:
+    """Pixels of an image from one of the network's logits to the next, 8 or, enlarged, 4.
+
+    None where logits go to the image's size in two steps, by way of what the network saw: from
+    a smaller picture, as in the paper, and where the stride is no whole number.
+    """
+    stride = LOGITS_STRIDE / input_scale
+    return int(stride) if input_scale >= 1 and stride.is_integer() else None
+
+
 def input_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
     """Logits at the size of normalised inputs, `[B, H, W, 3] -> float32 [B, H, W, classes]`."""
-    height, width = inputs.shape[1:3]
-    logits_8 = _padded_logits(network, variables, inputs)
-    return upsample(logits_8, LOGITS_STRIDE)[:, :height, :width]
-
-
-def input_labels(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
-    """The largest of `input_logits`, `[B, H, W, 3] -> uint8 [B, H, W]`."""
-    height, width = inputs.shape[1:3]
-    logits_8 = _padded_logits(network, variables, inputs)
-    return upsampled_argmax(logits_8, LOGITS_STRIDE)[:, :height, :width]
+    return scaled_logits(network, variables, inputs)
 
 
 def _padded_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:

@@ -50,7 +50,7 @@ class Weights:
         variables: `params` and `batch_stats`, numpy float32, with or without boosters.
         class_set: what the class ids mean.
         normalization: the one it was trained with.
-        input_scale: how large it sees an image, 1 or, where it was trained on halved ones, 0.5.
+        input_scale: how large it sees an image, 1 or, where it was trained so, 0.5 or 2.
         preset: the name that the model's fields started from.
         training: the configuration of the run as JSON values, or None.
         score: None where nothing was measured.

@@ -57,7 +57,7 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     rules = {
         "preset": isinstance(known["preset"], str),
         "version": isinstance(known["version"], str),
-        "input_scale": _is_within(known["input_scale"], 0.01, 1),
+        "input_scale": _is_within(known["input_scale"], 0.01, 2),
         "training": known["training"] is None or isinstance(known["training"], dict),
         "step": known["step"] is None or _is_whole(known["step"], 0, 2**53),
         "class_set": _is_class_set(known["class_set"]),

@@ -15,6 +15,7 @@ from bisenet_jax import parallel
 from bisenet_jax.config import AugmentConfig
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.resize import resize
 from bisenet_jax.training.augment import Window, augment, draw_windows, sample_view
 
 # Leaves pixels as they are, so that tests can read them.
@@ -22,7 +23,7 @@ PLAIN = Normalization(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 STILL = AugmentConfig(crop_height=32, crop_width=32, scales=(1.0,), flip_probability=0.0)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
-compiled_view = jax.jit(sample_view, static_argnums=(4, 5))
+compiled_view = jax.jit(sample_view, static_argnums=(4, 5, 6))
 
 
 def random_frames(*shape: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,13 +85,16 @@ def labels_by_loop(label: np.ndarray, view: View, step: int) -> np.ndarray:
     return classes
 
 
-def pixels_by_loop(image: np.ndarray, view: View, shrink: int) -> tuple[np.ndarray, np.ndarray]:
+def pixels_by_loop(
+    image: np.ndarray, view: View, shrink: int, enlarge: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """The mean of `shrink` x `shrink` bilinear reads each, and how many of them lie inside."""
     height, width = image.shape[:2]
-    shape = [size // shrink for size in view.crop]
+    shape = [size * enlarge // shrink for size in view.crop]
     pixels, inside = np.zeros((*shape, 3)), np.zeros(shape)
     for row, column, i, j in np.ndindex(*shape, shrink, shrink):
-        y, x = view.source(row * shrink + i, column * shrink + j)
+        place = (row * shrink + i, column * shrink + j)
+        y, x = view.source(*((centre + 0.5) / enlarge - 0.5 for centre in place))
         for down, across in np.ndindex(2, 2):
             i, j = math.floor(y) + down, math.floor(x) + across
             weight = (1 - abs(y - i)) * (1 - abs(x - j)) / shrink**2
@@ -109,11 +113,16 @@ def on_canvas(frame: np.ndarray, height: int, width: int, seed: int) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("scale", "shrink"), [*((scale, 1) for scale in SCALES), (0.75, 2), (1.0, 2), (1.5, 3)]
+    ("scale", "shrink", "enlarge"),
+    [
+        *((scale, 1, 1) for scale in SCALES),
+        *((0.75, 2, 1), (1.0, 2, 1), (1.5, 3, 1)),
+        *((0.75, 1, 2), (1.0, 1, 2), (1.5, 1, 3)),
+    ],
 )
 @pytest.mark.parametrize("flips", [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("offsets", [(0, 0), (3, 5), (-4, 2), (2, -7), (-6, -3)])
-def test_view_equals_loop(scale, flips, offsets, shrink):
+def test_view_equals_loop(scale, flips, offsets, shrink, enlarge):
     image, label = random_frames(9, 13)
     view = View(scale, offsets, flips, (6, 12))
     rows, columns = (
@@ -121,12 +130,12 @@ def test_view_equals_loop(scale, flips, offsets, shrink):
         for size, offset, flip in zip(label.shape, offsets, flips, strict=True)
     )
     canvas = on_canvas(image, 11, 19, seed=1), on_canvas(label, 11, 19, seed=2)
-    pixels, classes, inside = compiled_view(*canvas, rows, columns, view.crop, shrink)
-    expected, expected_inside = pixels_by_loop(image, view, shrink)
+    pixels, classes, inside = compiled_view(*canvas, rows, columns, view.crop, shrink, enlarge)
+    expected, expected_inside = pixels_by_loop(image, view, shrink, enlarge)
     np.testing.assert_allclose(pixels, expected, atol=1e-3)
     np.testing.assert_array_equal(classes, labels_by_loop(label, view, shrink))
     np.testing.assert_allclose(inside, expected_inside, atol=1e-6)
-    if shrink == 1:
+    if shrink == enlarge == 1:
         np.testing.assert_array_equal(inside == 1, np.asarray(classes) != IGNORE)
     assert (pixels.dtype, classes.dtype, inside.dtype) == (jnp.float32, jnp.uint8, jnp.float32)
 
@@ -440,6 +449,15 @@ def test_shrinking_by_two_is_halving():
     np.testing.assert_array_equal(classes, labels[:, 1::2, 1::2])
 
 
+def test_enlarging_by_two_is_what_inference_does():
+    images, labels = random_frames(2, 32, 64)
+    config = replace(STILL, crop_width=64, enlarge=2)
+    pixels, classes = views(images, labels, config)
+    seen = resize(jnp.asarray(images, jnp.float32), 64, 128)
+    np.testing.assert_allclose(pixels, seen, atol=1e-3)
+    np.testing.assert_array_equal(classes, labels)
+
+
 def test_across_the_border_the_mean_colour_has_its_share():
     # A frame of 15 rows in a crop of 32: it begins at an odd row in half of the draws.
     images, labels = np.full((64, 15, 32, 3), 200, np.uint8), np.ones((64, 15, 32), np.uint8)
@@ -593,6 +611,7 @@ OPTIONS = {
     "plain": {"scales": SCALES},
     "range": {"scale_range": (0.25, 2.0)},
     "shrink": {"shrink": 2},
+    "enlarge": {"enlarge": 2},
     "share": {"class_share_limit": 0.5},
 }
 

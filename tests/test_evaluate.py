@@ -125,6 +125,7 @@ def test_many_shapes_are_told(examples, network, monkeypatch):
     "protocol",
     [
         Protocol("half"),
+        Protocol("double"),
         Protocol(scales=(0.5, 1.25)),
         Protocol(flips=True),
         Protocol(crop=(32, 64), stride=(32, 32)),

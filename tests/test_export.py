@@ -61,13 +61,17 @@ def test_a_run_becomes_weights(workdir, tiny_config):
     assert "secret" not in json.dumps(weights.training)
 
 
-def test_a_run_on_halved_crops_sees_halved_images(workdir, tiny_config):
+def test_a_run_on_halved_or_doubled_crops_sees_such_images(workdir, tiny_config):
     assert read_run(workdir).input_scale == 1
     assert "protocol full" in read_run(workdir).score.protocol
     tiny_config.augment.shrink = 2
     config_file.save(tiny_config, workdir)
     assert read_run(workdir).input_scale == 0.5
     assert "protocol half" in read_run(workdir).score.protocol
+    tiny_config.augment.shrink, tiny_config.augment.enlarge = 1, 2
+    config_file.save(tiny_config, workdir)
+    assert read_run(workdir).input_scale == 2
+    assert "protocol double" in read_run(workdir).score.protocol
 
 
 def test_which_checkpoint(workdir):

@@ -15,7 +15,7 @@ from bisenet_jax.inference import (
 )
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.resize import upsample
+from bisenet_jax.resize import resize, upsample
 
 MODEL = BiSeNetV2(
     num_classes=7,
@@ -106,6 +106,32 @@ def test_any_size(height, width, variables, infer, apply):
     outputs = apply(variables, jnp.asarray(inputs))
     expected = upsample(outputs.logits, LOGITS_STRIDE)[:, :height, :width]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "input_scale, seen, stride", [(2.0, (96, 128), 4), (4.0, (192, 256), 2)]
+)
+def test_what_is_seen_enlarged_has_its_logits_closer(
+    input_scale, seen, stride, variables, apply
+):
+    images = random_images(1, 41, 61)
+
+    def both(variables, images):
+        arguments = MODEL, variables, images, NORMALIZATION, input_scale
+        return predict_labels(*arguments), predict_logits(*arguments)
+
+    labels, logits = jit(both)(variables, images)
+    inputs = (images / 255 - NORMALIZATION.mean) / NORMALIZATION.std
+    height, width = (round(size * input_scale) for size in images.shape[1:3])
+    scaled = resize(jnp.asarray(inputs, jnp.float32), height, width)
+    padded = jnp.zeros((1, *seen, 3)).at[:, :height, :width].set(scaled)
+    expected = upsample(apply(variables, padded).logits, stride)[:, :41, :61]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(labels, logits.argmax(axis=-1))
+    _, plain = jit(lambda *a: (None, predict_logits(MODEL, *a, NORMALIZATION)))(
+        variables, images
+    )
+    assert np.abs(plain - logits).max() > 0.1
 
 
 def test_label_function(variables, infer):

@@ -100,6 +100,15 @@ def test_switches(fields, tmp_path, random_weights):
     check_labels(path, weights, streets(1, 64, 96))
 
 
+@pytest.mark.parametrize("io", ["uint8-labels", "float-logits"])
+def test_doubled_images(io, tmp_path, random_weights):
+    weights = random_weights("paper", depthwise_lowering="conv")
+    weights = dataclasses.replace(weights, input_scale=2.0)
+    path = tmp_path / "network.onnx"
+    found = export_onnx(path, weights, height=41, width=58, io=io)
+    assert found.equal_labels >= 0.999 and found.logit_difference < 1e-3
+
+
 def test_halved_images_and_bfloat16(tmp_path, random_weights):
     weights = random_weights("paper", dtype="bfloat16", depthwise_lowering="conv")
     weights = dataclasses.replace(weights, input_scale=0.5)

@@ -60,6 +60,8 @@ def test_work_of_a_step():
     config.augment.shrink = 2
     assert 3.9 < 2 * 3 * 4 * macs / step_flops(model, config) < 4.1
     assert macs > count_model_macs(model, 64, 128)
+    config.augment = AugmentConfig(64, 128, enlarge=2)
+    assert 3.9 < step_flops(model, config) / (2 * 3 * 4 * macs) < 4.1
 
 
 def test_three_times_the_forward_pass_is_the_work_of_forward_and_backward():

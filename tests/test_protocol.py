@@ -89,12 +89,14 @@ def test_halving_is_the_mean_of_two_by_two():
     np.testing.assert_allclose(resize(jnp.asarray(image), 4, 3), means, atol=1e-6)
 
 
-@pytest.mark.parametrize("name, scales", [("half", (1.0,)), ("full", (0.5, 1.0, 1.75))])
+@pytest.mark.parametrize(
+    "name, scales", [("half", (1.0,)), ("double", (1.0,)), ("full", (0.5, 1.0, 1.75))]
+)
 @pytest.mark.parametrize("flips", [False, True])
 def test_views(images, name, scales, flips):
     protocol = Protocol(name, scales, flips)
     result = view_probabilities(network, jnp.asarray(images), protocol)
-    base = {"full": 1.0, "half": 0.5}[name]
+    base = {"full": 1.0, "half": 0.5, "double": 2.0}[name]
     for image, probabilities in zip(images, result, strict=True):
         height, width = image.shape[:2]
         expected = []
@@ -158,7 +160,10 @@ def test_words():
 @pytest.mark.parametrize(
     "fields, complaint",
     [
-        ({"name": "quarter"}, r"protocol 'quarter' is not known; choose from \['full', 'half'"),
+        (
+            {"name": "quarter"},
+            r"protocol 'quarter' is not known; choose from \['full', 'half', 'double'",
+        ),
         ({"scales": ()}, r"scales \(\) must be above 0"),
         ({"scales": (1.0, 0.0)}, "must be above 0"),
         ({"crop": (4, 4)}, "needs both, its size and its stride"),

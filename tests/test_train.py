@@ -127,7 +127,7 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     jax.tree.map(np.testing.assert_array_equal, scored.parameters, expected)
     # The mIoU of the log belongs to these variables, not to those trained last.
     normalization = Normalization(options.data.mean, options.data.std)
-    protocol = protocol_of_training(options.augment.shrink)
+    protocol = protocol_of_training(options.augment.input_scale)
     step = make_evaluate_step(scored.network, normalization, mesh, protocol)
     rest = (open_source(options.data, "val"), options, mesh, Stop(agree_every=1))
     last_trained = dataclasses.replace(state, ema=None)

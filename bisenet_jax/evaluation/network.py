@@ -24,7 +24,7 @@ class Scored(NamedTuple):
         network: as trained, or described by the file.
         parameters: of it.
         normalization: the one it was trained with.
-        shrink: it sees images at 1/shrink of their size.
+        input_scale: how large it sees an image.
         step: of the training, if known.
         title: where it came from.
     """
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
     network: FastNetwork
     parameters: PyTree
     normalization: Normalization
-    shrink: int
+    input_scale: float
     step: int | None
     title: str
 
@@ -45,7 +45,7 @@ def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Sco
         network=network,
         parameters=parallel.replicate(parameters, mesh),
         normalization=Normalization(options.data.mean, options.data.std),
-        shrink=options.augment.shrink,
+        input_scale=options.augment.input_scale,
         step=restored.step,
         title=f"{workdir}, step {restored.step}",
     )
@@ -65,7 +65,7 @@ def open_weights(path: str, class_set: ClassSet, mesh: Mesh) -> Scored:
         network=network,
         parameters=parallel.replicate(parameters, mesh),
         normalization=weights.normalization,
-        shrink=round(1 / weights.input_scale),
+        input_scale=weights.input_scale,
         step=weights.step,
         title=path,
     )

@@ -2,8 +2,8 @@
 
 The paper scores `half`: the network sees 1024x512 of a 2048x1024 frame, and its answer goes
 back to 2048x1024. Public repositories quote `full`. Their numbers differ by two points and
-more on the same weights, so that a score without its protocol says little. Labels are never
-resized.
+more on the same weights, so that a score without its protocol says little. `double` is for
+small frames. Labels are never resized.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.inference import Network, input_labels, input_logits
+from bisenet_jax.inference import Network, scaled_labels, scaled_logits
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.resize import resize
 
 PyTree = Any
 LogitsFunction = Callable[[jax.Array], jax.Array]
 
-NAMES = {"full": 1.0, "half": 0.5}
+NAMES = {"full": 1.0, "half": 0.5, "double": 2.0}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Protocol:
     """One way to score.
 
     Attributes:
-        name: full or half: how large the network sees a picture at scale 1.
+        name: full, half or double: how large the network sees a picture at scale 1.
         scales: factors on top; the probabilities of all views are averaged.
         flips: whether each view is seen mirrored as well.
         crop: height and width of a window that slides over each view; None sees it whole.
@@ -71,11 +71,16 @@ class Protocol:
         """Whether each picture is seen once, whole and at its own size."""
         return self == Protocol()
 
+    @property
+    def is_one_view(self) -> bool:
+        """Whether each picture is seen once and whole, at whatever size."""
+        return len(self.scales) == 1 and not self.flips and self.crop is None
+
     def __str__(self) -> str:
-        base = {"full": "network input at full size", "half": "network input at half size"}
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         parts = [
-            f"protocol {self.name} ({base[self.name]}, logits back to full size)",
+            f"protocol {self.name} (network input at {self.name} size, logits back to full "
+            "size)",
             "single scale" if self.scales == (1.0,) else f"scales {scales}",
             "mirrored as well" if self.flips else "no flip",
         ]
@@ -85,9 +90,15 @@ class Protocol:
         return ", ".join(parts)
 
 
-def protocol_of_training(shrink: int) -> Protocol:
-    """The protocol that fits a network trained with `config.augment.shrink`."""
-    return Protocol({1: "full", 2: "half"}[shrink])
+def protocol_of_training(input_scale: float) -> Protocol:
+    """The protocol that fits a network trained at this `config.augment.input_scale`."""
+    for name, scale in NAMES.items():
+        if scale == input_scale:
+            return Protocol(name)
+    raise ConfigError(
+        f"no protocol is named for input scale {input_scale:g}, only for "
+        f"{sorted(NAMES.values())}"
+    )
 
 
 def predict_by_protocol(
@@ -112,9 +123,9 @@ def predict_by_protocol(
     rows, columns = jnp.arange(height).reshape(1, -1, 1), jnp.arange(width).reshape(1, 1, -1)
     is_inside = (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
     inputs = jnp.where(is_inside[..., None], normalization.normalize(images), 0.0)
-    if protocol.is_plain:
-        return input_labels(network, variables, inputs)
-    scores = view_probabilities(partial(input_logits, network, variables), inputs, protocol)
+    if protocol.is_one_view:
+        return scaled_labels(network, variables, inputs, protocol.factors[0])
+    scores = view_probabilities(partial(scaled_logits, network, variables), inputs, protocol)
     return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 

@@ -26,7 +26,7 @@ from bisenet_jax.export.verification import (
 from bisenet_jax.fast.description import compute_logits, is_described
 from bisenet_jax.fast.folding import ScaleShift, fold_batchnorm
 from bisenet_jax.files import write_bytes
-from bisenet_jax.inference import LOGITS_STRIDE, scaled_size
+from bisenet_jax.inference import LOGITS_STRIDE, logits_stride, scaled_size
 from bisenet_jax.model.bisenetv2 import STRIDE
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.weights import Weights
@@ -36,7 +36,6 @@ IR_VERSION = 8  # the one of that opset
 
 # More channels cost more in the matrix products that enlarge them than ArgMax gains.
 _MOST_CHANNELS_LAST = 64
-_MARGIN = LOGITS_STRIDE // 2  # of `Graph.enlarge`
 
 
 def export_onnx(
@@ -90,23 +89,24 @@ def export_onnx(
     reference = make_reference(weights)
     graph = Graph()
     images, logits = _add_network(graph, weights, (batch, height, width), io)
-    is_channels_last = io == UINT8_LABELS and _has_quick_labels(weights)
-    if is_channels_last:
-        logits = graph.enlarge(logits, "postprocessing/grow", LOGITS_STRIDE)
-    else:
+    # Beyond the logits' border, where they are enlarged with channels last.
+    margin = _label_margin(weights) if io == UINT8_LABELS else None
+    if margin is None:
         logits = _add_logits(graph, weights, logits, height, width)
+    else:
+        logits = graph.enlarge(logits, "postprocessing/grow", 2 * margin)
     output = logits
     if io == UINT8_LABELS:
-        output = _add_labels(graph, logits, height, width, is_channels_last=is_channels_last)
+        output = _add_labels(graph, logits, height, width, margin)
     properties = describe(weights, io)
     content = _serialize(onnx, graph, images, output, properties)
     # Logits are compared where the file tells none, too.
     observed = _serialize(onnx, graph, images, logits, properties)
 
     def arrange(logits: np.ndarray) -> np.ndarray:
-        if is_channels_last:
-            return logits[:, _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
-        return logits.transpose(0, 2, 3, 1)
+        if margin is None:
+            return logits.transpose(0, 2, 3, 1)
+        return logits[:, margin : margin + height, margin : margin + width]
 
     program = _make_program(content, observed, weights.normalization, io, arrange)
     batches = image_batches(pictures, batch, height, width)
@@ -122,9 +122,15 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
-def _has_quick_labels(weights: Weights) -> bool:
-    """Whether logits are best enlarged with channels last, at once to the images' size."""
-    return weights.input_scale == 1 and weights.model.num_classes <= _MOST_CHANNELS_LAST
+def _label_margin(weights: Weights) -> int | None:
+    """Half the factor of `Graph.enlarge`, where that is the best way to labels; else None.
+
+    It is, where few logits go at once to the images' size.
+    """
+    stride = logits_stride(weights.input_scale)
+    if stride is None or stride % 2 or weights.model.num_classes > _MOST_CHANNELS_LAST:
+        return None
+    return stride // 2
 
 
 def _add_network(
@@ -153,19 +159,23 @@ def _add_logits(
     graph: Graph, weights: Weights, logits_8: Tensor, height: int, width: int
 ) -> Tensor:
     """`[B, classes, H, W]`, as `inference.predict_logits` has them."""
-    seen_height, seen_width = scaled_size(height, width, weights.input_scale)
-    x = graph.upsample(logits_8, "postprocessing/grow", LOGITS_STRIDE, "bilinear")
-    x = graph.cut(x, "postprocessing/cut", seen_height, seen_width)
+    stride = logits_stride(weights.input_scale)
+    size = (height, width)
+    if stride is None:
+        stride, size = LOGITS_STRIDE, scaled_size(height, width, weights.input_scale)
+    x = graph.upsample(logits_8, "postprocessing/grow", stride, "bilinear")
+    x = graph.cut(x, "postprocessing/cut", *size)
     x = graph.resize(x, "postprocessing/resize", height, width, "bilinear")
     return graph.rename(x, "logits")
 
 
 def _add_labels(
-    graph: Graph, logits: Tensor, height: int, width: int, *, is_channels_last: bool
+    graph: Graph, logits: Tensor, height: int, width: int, margin: int | None
 ) -> Tensor:
-    x = graph.argmax(logits, "postprocessing/argmax", axis=3 if is_channels_last else 1)
-    if is_channels_last:
-        x = graph.cut(x, "postprocessing/cut", height, width, margin=_MARGIN, axis=1)
+    """Labels of logits `[B, classes, H, W]`; with a margin, as `Graph.enlarge` has them."""
+    x = graph.argmax(logits, "postprocessing/argmax", axis=1 if margin is None else 3)
+    if margin is not None:
+        x = graph.cut(x, "postprocessing/cut", height, width, margin=margin, axis=1)
     # By way of float32: TensorRT makes uint8 of nothing else.
     return graph.cast(graph.cast(x, "postprocessing/cast", "float32"), "labels", "uint8")
 

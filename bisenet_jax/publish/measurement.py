@@ -150,7 +150,7 @@ def _measure(workdir: Path, options: Config, checkpoint: str) -> Measured:
         weights = read_weights(path)
         scored = open_weights(path, class_set, mesh)
     source, split = open_source(options.data, options.data.val_split), options.data.val_split
-    protocol = protocol_of_training(options.augment.shrink)
+    protocol = protocol_of_training(options.augment.input_scale)
     examples = evaluation_examples(
         source, threads=options.data.threads, process_index=0, process_count=1
     )

@@ -48,7 +48,8 @@ def augment(
     """Draw one random view of every frame.
 
     With `config.shrink` s, one output pixel stands for s x s pixels of the crop: the image is
-    their mean, the label that of the pixel which the centre falls into. Colours change last.
+    their mean, the label that of the pixel which the centre falls into. With `config.enlarge` e
+    the image has e x e pixels for each of the crop, the label one. Colours change last.
 
     Args:
         key: of this batch.
@@ -59,7 +60,7 @@ def augment(
         normalization: applied last.
 
     Returns:
-        images `[B, crop_height / s, crop_width / s, 3] float32`, normalised, and labels
+        images `[B, crop_height * e / s, crop_width * e / s, 3] float32`, normalised, and labels
         `[B, crop_height / s, crop_width / s] uint8`. Outside the frame the image is the mean
         colour, the label ignored. A pixel across its border has the mean colour in proportion
         to what lies outside, and a label if its centre lies inside.
@@ -81,7 +82,9 @@ def _augment_frame(
     *window_keys, colour_key = jax.random.split(key, 5)
     rows, columns = draw_windows(window_keys, label, size, config)
     crop = config.crop_height, config.crop_width
-    image, label, inside = sample_view(image, label, rows, columns, crop, config.shrink)
+    image, label, inside = sample_view(
+        image, label, rows, columns, crop, config.shrink, config.enlarge
+    )
     image = normalization.normalize(_jitter(colour_key, image, config))
     # Zero is the mean colour: what inference pads with, too.
     inside = inside[..., None]
@@ -161,19 +164,24 @@ def sample_view(
     columns: Window,
     crop: tuple[int, int],
     shrink: int = 1,
+    enlarge: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Read a crop of a scaled, flipped frame: the image bilinear, the label nearest.
 
     Args:
-        crop: height and width before shrinking.
+        crop: height and width before shrinking and enlarging.
         shrink: h = height / shrink, w = width / shrink.
+        enlarge: of the image alone.
 
     Returns:
-        image `[h, w, 3] float32` from 0 to 255, which repeats the frame's border outside of it;
-        label `[h, w] uint8`, ignored outside; and how much of each pixel lies inside the frame,
-        `[h, w] float32` from 0 to 1.
+        image `[h * enlarge, w * enlarge, 3] float32` from 0 to 255, which repeats the frame's
+        border outside of it; label `[h, w] uint8`, ignored outside; and how much of each pixel
+        of the image lies inside the frame, `float32` from 0 to 1.
     """
-    row, column = _source_positions(rows, crop[0]), _source_positions(columns, crop[1])
+    row, column = (
+        _source_positions(window, size, 1 / enlarge)
+        for window, size in ((rows, crop[0]), (columns, crop[1]))
+    )
     # A sum of strided reads: on a CPU, a mean over axes of the crop takes forty times as long.
     reads = (
         _read_image(image, row[i::shrink], column[j::shrink], rows.size, columns.size)
@@ -214,9 +222,9 @@ def _read_label(
     return jnp.where(is_inside, classes, jnp.asarray(IGNORE, label.dtype))
 
 
-def _source_positions(window: Window, crop: int, step: int = 1) -> jax.Array:
+def _source_positions(window: Window, crop: int, step: float) -> jax.Array:
     """Where the centre of every `step` pixels of the crop lies, `[crop / step] float32`."""
-    output = jnp.arange(crop // step, dtype=jnp.float32) * step + (step - 1) / 2
+    output = jnp.arange(int(crop / step), dtype=jnp.float32) * step + (step - 1) / 2
     output = jnp.where(window.is_flipped, crop - 1 - output, output)
     return (output + window.offset + 0.5) / window.scale - 0.5
 

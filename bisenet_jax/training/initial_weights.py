@@ -82,10 +82,10 @@ def read_initial_weights(options: Config, model: BiSeNetV2) -> Weights | None:
     if differing:
         print(f"{path} is of another network: {listed}")
     _compare_normalization(options, weights.normalization)
-    if weights.input_scale != 1 / options.augment.shrink:
+    if weights.input_scale != options.augment.input_scale:
         print(
             f"{path} was trained at input scale {weights.input_scale:g}, this run has "
-            f"{1 / options.augment.shrink:g}"
+            f"{options.augment.input_scale:g}"
         )
     return weights
 

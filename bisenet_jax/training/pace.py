@@ -33,10 +33,7 @@ def step_flops(model: BiSeNetV2, options: Config) -> int:
     twice as many again for the backward pass, as published utilisations have it: other
     arithmetic, and what is computed anew to save memory, is no work.
     """
-    augment, shrink = options.augment, options.augment.shrink
-    macs = count_training_macs(
-        model, augment.crop_height // shrink, augment.crop_width // shrink
-    )
+    macs = count_training_macs(model, *options.augment.input_size)
     return 2 * 3 * macs * options.train.batch_size
 
 

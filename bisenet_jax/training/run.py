@@ -74,7 +74,7 @@ def read_run(workdir: Path, wish: str = "best") -> Weights:
         class_set=find_class_set(options.data.classes),
         normalization=Normalization(options.data.mean, options.data.std),
         preset=options.model.preset,
-        input_scale=1 / options.augment.shrink,
+        input_scale=options.augment.input_scale,
         training=_without_folders(config_file.to_dict(options)),
         score=score,
         step=restored.step,
@@ -97,7 +97,7 @@ def _find_step(saved: checkpoint.Checkpoints, wish: str, workdir: Path) -> int:
 
 def _describe_protocol(options: Config) -> str:
     """How train.py scores: its `score` function in words."""
-    size = {1: "full", 2: "half"}[options.augment.shrink]
+    size = {1: "full", 0.5: "half", 2: "double"}[options.augment.input_scale]
     return (
         f"by train.py: all whole images of split {options.data.val_split!r} of source "
         f"{options.data.source!r}, protocol {size} (network input at {size} size, logits back "
