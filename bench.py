@@ -56,7 +56,8 @@ from benchmarks.timing import Budget, peak_memory_bytes
 from bisenet_jax import command_line
 from bisenet_jax.allocation import finish_each_step
 from bisenet_jax.complexity import abstract_variables, count_parameters
-from bisenet_jax.config import Config, validate
+from bisenet_jax.config import Config
+from bisenet_jax.config_rules import validate
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_json
 from bisenet_jax.weights import Weights

@@ -27,8 +27,10 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from bisenet_jax import config, distributed, parallel, program_cache
+from bisenet_jax import distributed, parallel, program_cache
 from bisenet_jax.allocation import finish_each_step
+from bisenet_jax.config import Config
+from bisenet_jax.config_rules import validate
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.example import Example, Source, name_of
 from bisenet_jax.data.loader import batch_names, evaluation_examples
@@ -73,7 +75,7 @@ def main() -> None:
     finish_each_step()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
-    options = config.validate(_CONFIG.value)
+    options = validate(_CONFIG.value)
     summary = train(options, Path(_WORKDIR.value), profile=_PROFILE.value)
     if summary["stopped_by"]:
         print(
@@ -84,7 +86,7 @@ def main() -> None:
         write_json(_JSON.value, summary)
 
 
-def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
+def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
     """Make all steps that are left, and trace some; returns the last scores and the time."""
     # Whatever can be wrong is found here, before the first compilation.
     mesh, own_mesh = parallel.make_mesh(), parallel.make_mesh(jax.local_devices())
@@ -260,7 +262,7 @@ def train(options: config.Config, workdir: Path, *, profile: int = 0) -> dict:
     }
 
 
-def check(options: config.Config, mesh: Mesh, own_mesh: Mesh) -> None:
+def check(options: Config, mesh: Mesh, own_mesh: Mesh) -> None:
     """Rules that only training knows of."""
     if options.model.dtype == "float16":
         raise ConfigError(
@@ -280,7 +282,7 @@ def score(
     step: EvaluateStep,
     state: TrainState,
     source: Source,
-    options: config.Config,
+    options: Config,
     mesh: Mesh,
     stop: Stop,
 ) -> tuple[Scores, np.ndarray | None]:

@@ -16,7 +16,8 @@ from absl import flags
 
 from bisenet_jax import config_file
 from bisenet_jax.allocation import keep_freed_memory
-from bisenet_jax.config import Config, validate
+from bisenet_jax.config import Config
+from bisenet_jax.config_rules import validate
 from bisenet_jax.errors import ConfigError, UserError
 
 

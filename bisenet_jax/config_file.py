@@ -6,7 +6,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from bisenet_jax.config import Config, validate
+from bisenet_jax.config import Config
+from bisenet_jax.config_rules import validate
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import read_json, write_json
 

@@ -12,7 +12,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bisenet_jax.ablations import BOOSTERS, NO_BOOSTERS, ROWS, ablate
-from bisenet_jax.config import Config, LossConfig, ModelConfig, validate
+from bisenet_jax.config import Config, LossConfig, ModelConfig
+from bisenet_jax.config_rules import validate
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.onnx import export_onnx
 from bisenet_jax.fast.network import Lowerings, fasten

@@ -10,7 +10,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from public_checkpoints import draw_tensors
 
-from bisenet_jax.config import InitConfig, validate
+from bisenet_jax.config import InitConfig
+from bisenet_jax.config_rules import validate
 from bisenet_jax.convert.backbones import read_backbone
 from bisenet_jax.convert.checkpoint import write_checkpoint
 from bisenet_jax.data.classes import CITYSCAPES

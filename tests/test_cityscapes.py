@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.street_zips import write_streets
-from bisenet_jax.config import DataConfig, validate
+from bisenet_jax.config import DataConfig
+from bisenet_jax.config_rules import validate
 from bisenet_jax.data.cityscapes.labels import (
     LABEL_ID_OF,
     LABELS,

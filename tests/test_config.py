@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bisenet_jax import config_file
-from bisenet_jax.config import STRIDE, Config, ModelConfig, validate
+from bisenet_jax.config import STRIDE, Config, ModelConfig
 from bisenet_jax.config_file import from_dict, to_dict
+from bisenet_jax.config_rules import validate
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model import bisenetv2

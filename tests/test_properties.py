@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bisenet_jax import config_file
-from bisenet_jax.config import Config, validate
+from bisenet_jax.config import Config
+from bisenet_jax.config_rules import validate
 from bisenet_jax.data.class_sets import CLASS_SETS, find_labelling
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.coding import colour_coding, id_coding

@@ -44,7 +44,7 @@ def total_loss(
 
     Returns:
         The loss, and the loss of each head before weighting: `main`, `booster_stem`, ...; 0 for
-        a booster that the network has not, whose weight `config.validate` wants to be 0.
+        a booster that the network has not, whose weight `config_rules.validate` wants to be 0.
     """
     heads = _by_name(outputs)
     weights = dict(zip(heads, (config.main_weight, *config.booster_weights), strict=True))

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bisenet_jax import command_line
-from bisenet_jax.config import validate
+from bisenet_jax.config_rules import validate
 from bisenet_jax.data.check.check import ROLES, check
 from bisenet_jax.errors import ConfigError
 

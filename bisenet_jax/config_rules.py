@@ -1,0 +1,149 @@
+"""What must hold between the fields of a configuration, and within each."""
+
+import math
+
+from bisenet_jax.config import OPTIMIZERS, SOURCES, STRIDE, Config
+from bisenet_jax.config_checks import check_choice, check_numbers, check_range, check_types
+from bisenet_jax.errors import ConfigError
+
+
+def validate(config: Config) -> Config:
+    """The same config, or a ConfigError that names the value, the rule and the cure."""
+    check_types(config, "config")
+    data, augment, loss = config.data, config.augment, config.loss
+    optimizer, train = config.optimizer, config.train
+    check_choice(
+        {
+            "config.data.source": (data.source, SOURCES),
+            "config.init.part": (config.init.part, ("network", "backbone")),
+            "config.data.cache": (data.cache, ("none", "jpeg", "array")),
+            "config.data.sampling": (data.sampling, ("uniform", "balanced")),
+            "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
+            "config.optimizer.method": (optimizer.method, OPTIMIZERS),
+        }
+    )
+    if config.init.allow_partial and not config.init.weights:
+        raise ConfigError(
+            "config.init.allow_partial needs config.init.weights, the file to start from"
+        )
+    is_backbone = config.init.part == "backbone"
+    if is_backbone and (not config.init.weights or config.init.allow_partial):
+        raise ConfigError(
+            "config.init.part backbone needs config.init.weights, a file of torchvision's, and "
+            "takes it whole or not at all: leave config.init.allow_partial out"
+        )
+    if config.model.frozen_batch_norm and (not config.init.weights or is_backbone):
+        raise ConfigError(
+            "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
+            "without them there are no statistics to normalise by"
+        )
+    if config.model.fusion == "detail" and any(loss.booster_weights):
+        raise ConfigError(
+            "config.model.fusion detail has no Semantic Branch for boosters to learn from: set "
+            "config.loss.booster_weights to (0.0, 0.0, 0.0, 0.0)"
+        )
+    if not 0 <= optimizer.ema_decay < 1:
+        raise ConfigError(
+            f"config.optimizer.ema_decay {optimizer.ema_decay} must be at least 0 and below 1, "
+            "such as 0.999; 0 is off"
+        )
+    if train.micro_batches < 1 or train.batch_size % train.micro_batches:
+        raise ConfigError(
+            f"config.train.micro_batches {train.micro_batches} must divide "
+            f"config.train.batch_size {train.batch_size}, such as "
+            f"{math.gcd(train.batch_size, max(train.micro_batches, 1))}"
+        )
+    if data.source != "synthetic" and not data.root:
+        raise ConfigError(
+            "config.data.root is empty; set it to the folder that holds the data set"
+        )
+    if data.sampling == "balanced" and not data.statistics:
+        raise ConfigError(
+            "config.data.sampling balanced needs config.data.statistics; write the file by "
+            "python -m bisenet_jax.data.check --config ... --statistics FILE"
+        )
+    if bool(data.canvas_height) != bool(data.canvas_width):
+        raise ConfigError(
+            f"config.data.canvas_height {data.canvas_height} and config.data.canvas_width "
+            f"{data.canvas_width} must both be set, or both be 0"
+        )
+    check_range(
+        {
+            "config.augment.shrink": (augment.shrink, 1, 2),
+            "config.augment.enlarge": (augment.enlarge, 1, 2),
+        }
+    )
+    for name, size in (("height", augment.crop_height), ("width", augment.crop_width)):
+        unit = int(STRIDE / augment.input_scale)
+        if size < unit or size % unit:
+            raise ConfigError(
+                f"config.augment.crop_{name} {size} must be a positive multiple of {unit} "
+                f"({STRIDE} pixels as the network sees them), such as "
+                f"{max(unit, (size + unit // 2) // unit * unit)}"
+            )
+    if augment.shrink > 1 and augment.enlarge > 1:
+        raise ConfigError(
+            f"config.augment.shrink {augment.shrink} and config.augment.enlarge "
+            f"{augment.enlarge} undo each other; leave one of them at 1"
+        )
+    if not augment.scales or min(augment.scales) <= 0:
+        raise ConfigError(
+            f"config.augment.scales {augment.scales} must hold positive factors, such as (1.0,)"
+        )
+    if (
+        augment.scale_range is not None
+        and not 0 < augment.scale_range[0] <= augment.scale_range[1]
+    ):
+        raise ConfigError(
+            f"config.augment.scale_range {augment.scale_range} must be two positive factors, "
+            "the smaller first, such as (0.5, 2.0)"
+        )
+    if loss.class_weights and (min(loss.class_weights) < 0 or not any(loss.class_weights)):
+        raise ConfigError(
+            f"config.loss.class_weights {loss.class_weights} must not be negative and not all "
+            "0; data.check suggests some"
+        )
+    if len(loss.booster_weights) != 4:
+        raise ConfigError(
+            f"config.loss.booster_weights {loss.booster_weights} must hold four weights, "
+            "for Stem, S3, S4 and S5; 0 leaves a booster out"
+        )
+    check_range(
+        {
+            "config.augment.flip_probability": (augment.flip_probability, 0, 1),
+            "config.augment.class_share_limit": (augment.class_share_limit, 0.01, 1),
+            "config.augment.brightness": (augment.brightness, 0, 1),
+            "config.augment.contrast": (augment.contrast, 0, 1),
+            "config.augment.saturation": (augment.saturation, 0, 1),
+            "config.loss.main_weight": (loss.main_weight, 0, math.inf),
+            "config.loss.booster_weights": (min(loss.booster_weights), 0, math.inf),
+            "config.loss.ohem_threshold": (loss.ohem_threshold, 0, 1),
+            "config.loss.ohem_min_share": (loss.ohem_min_share, 0, 1),
+            "config.optimizer.learning_rate": (optimizer.learning_rate, 0, math.inf),
+            "config.optimizer.momentum": (optimizer.momentum, 0, 1),
+            "config.optimizer.weight_decay": (optimizer.weight_decay, 0, math.inf),
+            "config.optimizer.poly_power": (optimizer.poly_power, 0, math.inf),
+            "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),
+            "config.optimizer.warmup_start": (optimizer.warmup_start, 0, 1),
+            "config.optimizer.clip_norm": (optimizer.clip_norm, 0, math.inf),
+            "config.data.std": (min(data.std), 1e-6, math.inf),
+            "config.data.train_images": (data.train_images, 1, math.inf),
+            "config.data.val_images": (data.val_images, 1, math.inf),
+            "config.data.workers": (data.workers, 0, math.inf),
+            "config.data.threads": (data.threads, 1, math.inf),
+            "config.data.canvas_height": (data.canvas_height, 0, math.inf),
+            "config.data.canvas_width": (data.canvas_width, 0, math.inf),
+            "config.data.prefetch_megabytes": (data.prefetch_megabytes, 1, math.inf),
+            "config.train.steps": (train.steps, 1, math.inf),
+            "config.train.batch_size": (train.batch_size, 1, math.inf),
+            "config.train.log_every": (train.log_every, 1, math.inf),
+            "config.train.evaluate_every": (train.evaluate_every, 1, math.inf),
+            "config.train.checkpoint_every": (train.checkpoint_every, 1, math.inf),
+            "config.train.keep_checkpoints": (train.keep_checkpoints, 1, math.inf),
+            "config.train.evaluate_batch_size": (train.evaluate_batch_size, 1, math.inf),
+            "config.train.max_skipped_steps": (train.max_skipped_steps, 0, math.inf),
+            "config.train.seed": (train.seed, 0, 2**31 - 1),
+        }
+    )
+    check_numbers(config, "config")
+    return config
