@@ -56,6 +56,7 @@ from bisenet_jax.training.logs import BOARD_FOLDER, open_log
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.pace import Pace, Trace, step_flops, waiting, watch_each, watched
+from bisenet_jax.training.shut_channels import complaint, count_shut_channels
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
 from bisenet_jax.training.stop import Stop, Stopped
@@ -181,7 +182,10 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
                     return None
                 classes = dict(zip(class_set.names, scored.class_iou, strict=True))
                 totals = {"miou": scored.miou, "pixel_accuracy": scored.pixel_accuracy}
-                log.write(step, "val", totals | classes)
+                shut, channels = count_shut_channels(parallel.local_copy(state.batch_stats))
+                log.write(step, "val", totals | {"shut_channels": shut} | classes)
+                if words := complaint(shut, channels):
+                    bar.write(f"step {step}: {words}")
                 if picture is not None:
                     log.picture(step, "val/picture", picture)
                 split = options.data.val_split

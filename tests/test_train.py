@@ -79,6 +79,7 @@ def test_run_then_interrupted_run_end_with_the_same_bits(
     lines = log_without_clock(straight)
     assert [line["step"] for line in lines if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if line["group"] == "val"] == [3, 6]
+    assert [line["shut_channels"] for line in lines if line["group"] == "val"] == [0, 0]
     losses = [line["loss"] for line in lines if line["group"] == "train"]
     assert losses[-1] < losses[0]
     assert any((straight / "tensorboard").iterdir())
