@@ -5,14 +5,17 @@ devices and its own share of the data; process 0 alone speaks and writes. None w
 end: where one dies, falls silent or fails, the others stop, and the same command resumes.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,6 +51,8 @@ _LOST = ("gloo", "nccl", "coordination", "connection closed", "connection reset"
 _PATIENCE_SECONDS = 60.0
 # All may find the same fault, and jax aborts the others as soon as process 0 is gone.
 _FAREWELL_SECONDS = 5.0
+# Of signals: what C holds, Python must not collect.
+_HANDLERS: list[Any] = []
 
 
 def run(main: Callable[[], int | None], description: str) -> None:
@@ -198,6 +203,18 @@ def _leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if is_first():
+            _let_abort_end_with(code)
             time.sleep(_FAREWELL_SECONDS)
         os._exit(code)
     sys.exit(code)
+
+
+def _let_abort_end_with(code: int) -> None:
+    """From now on an abort of any thread ends the process with this exit code.
+
+    In process 0, while the others hear that one is lost, jax's own thread hears it, too, and
+    aborts. Python's handlers run in the main thread only, which abort does not wait for.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os._exit(code))
+    _HANDLERS.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)

@@ -113,6 +113,8 @@ def scaled_labels(
 
 def scaled_size(height: int, width: int, input_scale: float) -> tuple[int, int]:
     """How large the network sees an image."""
+    if input_scale == 1:
+        return height, width  # which an export may leave open
     return max(round(height * input_scale), 1), max(round(width * input_scale), 1)
 
 

@@ -229,6 +229,21 @@ def test_flags_that_do_not_fit(coordinator, processes, process, is_detected, mes
         )
 
 
+def test_an_abort_while_the_others_are_told_keeps_the_exit_code():
+    # As jax does it, in a thread of its own, while the main thread waits.
+    code = """
+import ctypes, threading, time
+from bisenet_jax import distributed
+if {is_told}:
+    distributed._let_abort_end_with(2)
+threading.Thread(target=ctypes.CDLL(None).abort).start()
+time.sleep(60)
+"""
+    for is_told, expected in ((True, 2), (False, -signal.SIGABRT)):
+        command = [sys.executable, "-c", code.format(is_told=is_told)]
+        assert subprocess.run(command, timeout=PATIENCE).returncode == expected
+
+
 def test_without_a_cluster_there_is_nothing_to_detect(tmp_path):
     command = ["train.py", "--config=configs/synthetic.py", "--distributed"]
     told = subprocess.run(

@@ -26,8 +26,8 @@ from bisenet_jax.config import (
     DataConfig,
     ModelConfig,
     TrainConfig,
-    validate,
 )
+from bisenet_jax.config_rules import validate
 from bisenet_jax.convert.checkpoint import read_checkpoint
 from bisenet_jax.convert.convert import Options, import_from
 from bisenet_jax.data import decode, statistics
