@@ -92,7 +92,7 @@ def scaled_logits(
     scaled = resize(inputs, *scaled_size(height, width, input_scale))
     stride = logits_stride(input_scale)
     if stride is None:
-        return resize(input_logits(network, variables, scaled), height, width)
+        return resize(scaled_logits(network, variables, scaled), height, width)
     logits = _padded_logits(network, variables, scaled)
     return upsample(logits, stride)[:, :height, :width]
 
@@ -126,11 +126,6 @@ def logits_stride(input_scale: float) -> int | None:
     """
     stride = LOGITS_STRIDE / input_scale
     return int(stride) if input_scale >= 1 and stride.is_integer() else None
-
-
-def input_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:
-    """Logits at the size of normalised inputs, `[B, H, W, 3] -> float32 [B, H, W, classes]`."""
-    return scaled_logits(network, variables, inputs)
 
 
 def _padded_logits(network: Network, variables: PyTree, inputs: jax.Array) -> jax.Array:

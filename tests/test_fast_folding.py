@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.fast.folding import fold_batchnorm
-from bisenet_jax.inference import input_logits
+from bisenet_jax.inference import scaled_logits
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.normalization import Normalization
@@ -16,7 +16,7 @@ from bisenet_jax.normalization import Normalization
 def logits_of(model, variables):
     images, _ = draw_street(0, 0, 64, 96)
     inputs = Normalization().normalize(jax.numpy.asarray(images[None]))
-    return np.asarray(jax.jit(lambda inputs: input_logits(model, variables, inputs))(inputs))
+    return np.asarray(jax.jit(lambda inputs: scaled_logits(model, variables, inputs))(inputs))
 
 
 def unfold(model, folded):

@@ -15,7 +15,7 @@ from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.fast.network import FastNetwork, Lowerings, fasten
 from bisenet_jax.fast.winograd import WinogradKernel, transform_kernel, winograd_conv
-from bisenet_jax.inference import input_logits, predict_labels
+from bisenet_jax.inference import predict_labels, scaled_logits
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.normalization import Normalization
@@ -40,7 +40,7 @@ def street(height=64, width=96):
 
 def logits_of(network, variables, images):
     inputs = NORMALIZATION.normalize(images)
-    run = jax.jit(lambda v, x: input_logits(network, v, x), compiler_options=QUICK)
+    run = jax.jit(lambda v, x: scaled_logits(network, v, x), compiler_options=QUICK)
     return np.asarray(run(variables, inputs))
 
 

@@ -11,7 +11,7 @@ from public_checkpoints import draw_tensors, listed_shapes
 from bisenet_jax.config import LossConfig, OptimizerConfig
 from bisenet_jax.convert.names import public_names
 from bisenet_jax.convert.tensors import from_public, to_public
-from bisenet_jax.inference import input_logits, make_logits_function
+from bisenet_jax.inference import make_logits_function, scaled_logits
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.resize import upsample
 from bisenet_jax.training.losses import total_loss
@@ -71,7 +71,7 @@ def test_twin_has_the_public_names(layout):
 def test_logits_of_a_whole_frame(pairs):
     model, variables, twin = pairs["coincheung"]
     inputs = random_inputs(1, 512, 1024, 3)
-    ours = jax.jit(lambda *arrays: input_logits(model, *arrays))(variables, inputs)
+    ours = jax.jit(lambda *arrays: scaled_logits(model, *arrays))(variables, inputs)
     theirs = twin_logits(twin, inputs)
     assert theirs.shape == (1, 512, 1024, 19) and theirs.std() > 0.1
     assert distance(ours, theirs) < TOLERANCE
@@ -102,7 +102,7 @@ def test_another_graph_is_far_away(pairs, change):
     model, variables, twin = pairs["coincheung"]
     inputs = random_inputs(1, 64, 96, 3)
     other_model = model.clone(**change)
-    other = jax.jit(lambda *arrays: input_logits(other_model, *arrays))(variables, inputs)
+    other = jax.jit(lambda *arrays: scaled_logits(other_model, *arrays))(variables, inputs)
     assert distance(other, twin_logits(twin, inputs)) > 10 * TOLERANCE
 
 
