@@ -11,8 +11,8 @@ A variant is a name and the flags of train.py that make it, parted by spaces; wh
 goes to all of them. Runs of a seed follow each other, so that what changes on the machine meets
 all variants, and a command that was cut off goes on where it stopped. The number is the mIoU of
 the last step, whichever was the best: nothing is chosen by the split that it is measured on.
-Deviations are those of a sample. Exit codes: 0 done, 1 a run failed (its own words say why), 2
-wrong flags.
+Deviations are those of a sample. Exit codes: 0 done, 1 a run failed (its own words say why) or
+was stopped, 2 wrong flags.
 """
 
 import argparse
@@ -131,6 +131,10 @@ def main(arguments: Sequence[str]) -> int:
                 told = train(asked.config, folder, [*asked.flags, *own], seed)
             except subprocess.CalledProcessError as error:
                 print(f"error: train.py ended with code {error.returncode}", file=sys.stderr)
+                return 1
+            if told["stopped_by"] or told["miou"] is None:
+                reason = told["stopped_by"] or "no labelled pixel"
+                print(f"error: no score of {folder}: {reason}", file=sys.stderr)
                 return 1
             miou[name][seed] = told["miou"]
             runs.append({"variant": name, "seed": seed} | told)

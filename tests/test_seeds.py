@@ -56,3 +56,18 @@ def test_each_variant_is_trained_with_the_seed(tmp_path, capfd):
     # What fails is said.
     assert seeds.main([*command, "--config.train.batch_size=0"]) == 1
     assert "train.py ended with code 2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "told, reason",
+    [
+        ({"miou": None, "stopped_by": "SIGTERM"}, "SIGTERM"),
+        ({"miou": None, "stopped_by": None}, "no labelled pixel"),
+    ],
+)
+def test_a_run_without_a_score_is_no_result(told, reason, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(seeds, "train", lambda *run: told)
+    summary = tmp_path / "told.json"
+    command = ["--config=c.py", f"--workdir={tmp_path}", "--variant", "a=", f"--json={summary}"]
+    assert seeds.main(command) == 1
+    assert reason in capsys.readouterr().err and not summary.exists()
