@@ -143,13 +143,13 @@ class LossConfig:
 class OptimizerConfig:
     """How gradients become steps; the schedule is polynomial."""
 
-    # The paper's, or "muon", which is ahead where steps are few and wants a tenth of the
-    # learning rate: docs/training.md.
+    # The paper's, or "muon", which is ahead where steps are few and wants a fifth to a tenth of
+    # the learning rate: docs/training.md.
     method: str = "sgd"
     learning_rate: float = 5e-2
     momentum: float = 0.9
     poly_power: float = 0.9
-    weight_decay: float = 5e-4  # on convolution kernels only
+    weight_decay: float = 5e-4  # on convolution kernels only; of muon on its own alone
     warmup_steps: int = 0  # linear from warmup_start * learning_rate; the paper knows none
     warmup_start: float = 0.1
     clip_norm: float = 0.0  # the gradient is shortened to this norm; 0: never

@@ -6,6 +6,10 @@ from bisenet_jax.config import OPTIMIZERS, SOURCES, STRIDE, Config
 from bisenet_jax.config_checks import check_choice, check_numbers, check_range, check_types
 from bisenet_jax.errors import ConfigError
 
+# As large as SGD's default, a step of Muon's moves a kernel's numbers by a hundredth each, a
+# sixth of what they are when drawn.
+MUON_LARGEST_RATE = 0.03
+
 
 def validate(config: Config) -> Config:
     """The same config, or a ConfigError that names the value, the rule and the cure."""
@@ -32,7 +36,8 @@ def validate(config: Config) -> Config:
             "config.init.part backbone needs config.init.weights, a file of torchvision's, and "
             "takes it whole or not at all: leave config.init.allow_partial out"
         )
-    if config.model.frozen_batch_norm and (not config.init.weights or is_backbone):
+    frozen_batch_norm = config.model.frozen_batch_norm
+    if frozen_batch_norm and (not config.init.weights or is_backbone):
         raise ConfigError(
             "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
             "without them there are no statistics to normalise by"
@@ -42,16 +47,45 @@ def validate(config: Config) -> Config:
             "config.model.fusion detail has no Semantic Branch for boosters to learn from: set "
             "config.loss.booster_weights to (0.0, 0.0, 0.0, 0.0)"
         )
-    if not 0 <= optimizer.ema_decay < 1:
-        raise ConfigError(
-            f"config.optimizer.ema_decay {optimizer.ema_decay} must be at least 0 and below 1, "
-            "such as 0.999; 0 is off"
-        )
+    for name, share, usual in (
+        ("ema_decay", optimizer.ema_decay, "0.999; 0 is off"),
+        ("momentum", optimizer.momentum, "0.9"),
+    ):
+        if not 0 <= share < 1:
+            raise ConfigError(
+                f"config.optimizer.{name} {share} must be at least 0 and below 1, such as "
+                f"{usual}"
+            )
     if train.micro_batches < 1 or train.batch_size % train.micro_batches:
         raise ConfigError(
             f"config.train.micro_batches {train.micro_batches} must divide "
             f"config.train.batch_size {train.batch_size}, such as "
             f"{math.gcd(train.batch_size, max(train.micro_batches, 1))}"
+        )
+    has_context = config.model.use_context_embedding is not False
+    if train.batch_size == train.micro_batches and has_context and not frozen_batch_norm:
+        raise ConfigError(
+            f"config.train.batch_size {train.batch_size} in {train.micro_batches} "
+            "micro-batches leaves one image to each: the Context Embedding Block normalises "
+            "one number per image, and of a single one the variance is zero, by which "
+            "inference would divide; raise config.train.batch_size, lower "
+            "config.train.micro_batches, or fine-tune with config.model.frozen_batch_norm"
+        )
+    if optimizer.method == "muon" and optimizer.learning_rate > MUON_LARGEST_RATE:
+        raise ConfigError(
+            f"config.optimizer.learning_rate {optimizer.learning_rate} is a rate for sgd and "
+            f"must be at most {MUON_LARGEST_RATE} for muon, whose steps have a size of their "
+            "own whatever the gradient's: set 0.005 to 0.01"
+        )
+    if not (loss.main_weight or any(loss.booster_weights)):
+        raise ConfigError(
+            "config.loss.main_weight and all of config.loss.booster_weights are 0, so that "
+            "nothing would be learnt; set config.loss.main_weight to 1.0"
+        )
+    if data.statistics and data.sampling != "balanced":
+        raise ConfigError(
+            f"config.data.statistics {data.statistics!r} has no effect with "
+            f"config.data.sampling {data.sampling}; set that to balanced, or leave it out"
         )
     if data.source != "synthetic" and not data.root:
         raise ConfigError(
@@ -120,7 +154,6 @@ def validate(config: Config) -> Config:
             "config.loss.ohem_threshold": (loss.ohem_threshold, 0, 1),
             "config.loss.ohem_min_share": (loss.ohem_min_share, 0, 1),
             "config.optimizer.learning_rate": (optimizer.learning_rate, 0, math.inf),
-            "config.optimizer.momentum": (optimizer.momentum, 0, 1),
             "config.optimizer.weight_decay": (optimizer.weight_decay, 0, math.inf),
             "config.optimizer.poly_power": (optimizer.poly_power, 0, math.inf),
             "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),

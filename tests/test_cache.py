@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -218,3 +219,23 @@ def test_killed_run_leaves_nothing_that_is_read(tmp_path):
     process.wait()
     assert all(path.suffix == ".partial" for path in tmp_path.iterdir())
     assert not [path for path in tmp_path.rglob("*.json") if json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "array"])
+def test_two_makers_of_one_cache_leave_each_other_alone(tmp_path, kind):
+    streets = SyntheticStreets(images=20, height=64, width=128)
+
+    # Threads share a process number, as the first processes of two containers do.
+    with ThreadPoolExecutor(2) as pool:
+        makers = [pool.submit(open_cache, streets, kind, str(tmp_path)) for _ in range(2)]
+        for maker in makers:
+            assert len(maker.result()) == 20
+    (path,) = tmp_path.iterdir()
+    label = open_cache(streets, kind, str(tmp_path))[19]["label"]
+    np.testing.assert_array_equal(label, streets[19]["label"])
+    # And one that somebody has emptied says what to do.
+    for file in path.iterdir():
+        if file.name != "index.json":
+            file.unlink()
+    with pytest.raises(DataError, match="cache cannot be read .*; remove this folder"):
+        open_cache(streets, kind, str(tmp_path))

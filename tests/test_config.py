@@ -144,7 +144,6 @@ SHARES = [
     "augment__saturation",
     "loss__ohem_threshold",
     "loss__ohem_min_share",
-    "optimizer__momentum",
     "optimizer__warmup_start",
 ]
 
@@ -173,6 +172,15 @@ def test_share(name, value):
             "ema_decay 1.0 must be at least 0 and below 1, such as",
         ),
         (dict(optimizer__ema_decay=math.nan), "ema_decay nan must be at least 0"),
+        (dict(optimizer__momentum=1.0), "momentum 1.0 must be at least 0 and below 1"),
+        (dict(train__batch_size=1), "batch_size 1 in 1 micro-batches leaves one image to each"),
+        (dict(train__micro_batches=16), "batch_size 16 in 16 micro-batches leaves one image"),
+        (dict(optimizer__method="muon"), "learning_rate 0.05 .* at most 0.03 for muon"),
+        (
+            dict(loss__main_weight=0.0, loss__booster_weights=(0.0,) * 4),
+            "nothing would be learnt; set config.loss.main_weight",
+        ),
+        (dict(data__statistics="s.json"), "statistics 's.json' has no effect with .* uniform"),
         (
             dict(train__micro_batches=0),
             "micro_batches 0 must divide config.train.batch_size 16",
@@ -199,6 +207,21 @@ def test_share(name, value):
 def test_rule(fields, message):
     with pytest.raises(ConfigError, match=message):
         validate(changed(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(train__batch_size=1, model__use_context_embedding=False),
+        dict(train__batch_size=1, model__frozen_batch_norm=True, init__weights="w"),
+        dict(train__micro_batches=8),
+        dict(optimizer__method="muon", optimizer__learning_rate=0.01),
+        dict(loss__main_weight=0.0),
+    ],
+    ids=str,
+)
+def test_what_a_rule_leaves_alone(fields):
+    validate(changed(**fields))
 
 
 def test_legal_keys():

@@ -201,6 +201,12 @@ def test_statistics_of_other_files_are_refused(tmp_path):
         sampling.require_match(counted, source, class_set)
     with pytest.raises(ConfigError, match="has the frames in another order"):
         sampling.require_match(counted, PairSource(pairs[::-1], coding), class_set)
+    # A cache knows its names as well, and only three frames would be read.
+    many = write(tmp_path / "many.json", Drawn(9))
+    renamed = Drawn(9)
+    renamed.name = lambda index: "new" if index == 2 else f"n{index}"
+    with pytest.raises(ConfigError, match="does not know the frames new; write it anew"):
+        sampling.require_match(many, renamed, class_set)
     with pytest.raises(ConfigError, match="but the training has the 11 of 'camvid'"):
         sampling.require_match(counted, Drawn(3), find_class_set("camvid"))
     sampling.require_match(counted, Drawn(3), class_set)

@@ -19,6 +19,23 @@ def test_synthetic_splits_differ_and_have_their_own_length():
     assert not np.array_equal(train[0]["image"], val[0]["image"])
 
 
+def test_one_name_for_both_synthetic_splits_means_the_training_frames():
+    config = DataConfig(height=64, width=96, train_images=7, val_images=3, val_split="train")
+    scored = open_source(config, "train")
+    trained = open_source(DataConfig(height=64, width=96, train_images=7), "train")
+    assert len(scored) == len(trained) == 7
+    np.testing.assert_array_equal(scored[0]["image"], trained[0]["image"])
+
+
+def test_root_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for part in ("images", "labels"):
+        (tmp_path / "mine" / "train" / part).mkdir(parents=True)
+        Image.new("L", (9, 8)).save(tmp_path / "mine" / "train" / part / "a.png")
+    source = open_source(DataConfig(source="folder", root="~/mine", classes="camvid"), "train")
+    assert len(source) == 1
+
+
 def test_folder(tmp_path):
     for part, array in (("images", np.full((8, 9, 3), 7, np.uint8)), ("labels", np.eye(8, 9))):
         (tmp_path / "test" / part).mkdir(parents=True)

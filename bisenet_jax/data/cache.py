@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
@@ -57,17 +58,23 @@ def open_cache(source: CacheableSource, kind: str, folder: str, *, threads: int 
         threads: that read and encode while the cache is made.
 
     Raises:
-        DataError: when the folder cannot be written, its disk is full, or array is asked for
-            frames of several sizes. Nothing half-written is left under a cache's name.
+        DataError: when the folder cannot be written, its disk is full, what lies there is no
+            whole cache, or array is asked for frames of several sizes. Nothing half-written
+            is left under a cache's name.
     """
     identity = f"{FORMAT_VERSION} {kind} {JPEG_QUALITY} {source.fingerprint()}"
     path = Path(folder).expanduser() / hashlib.sha256(identity.encode()).hexdigest()[:20]
     if not (path / _INDEX_FILE).is_file():
         _make(source, kind, path, threads)
-    index = json.loads((path / _INDEX_FILE).read_text(encoding="utf-8"))
-    if kind == "jpeg":
-        return JpegSource(path, index["names"])
-    return ArraySource(path, index["names"], index["height"], index["width"])
+    try:
+        index = json.loads((path / _INDEX_FILE).read_text(encoding="utf-8"))
+        if kind == "jpeg":
+            return JpegSource(path, index["names"])
+        return ArraySource(path, index["names"], index["height"], index["width"])
+    except (OSError, RuntimeError, ValueError, LookupError) as error:
+        raise DataError(
+            f"{path}: the cache cannot be read ({error}); remove this folder, it is made anew"
+        ) from error
 
 
 class JpegSource:
@@ -126,7 +133,8 @@ class ArraySource:
 
 
 def _make(source: Source, kind: str, path: Path, threads: int) -> None:
-    partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # By chance and not by process number: in containers that share a disk all can be number 1.
+    partial_path = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:
         partial_path.mkdir(parents=True)
         packed = _packed(source, kind, threads)

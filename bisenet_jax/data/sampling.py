@@ -16,9 +16,8 @@ import numpy as np
 
 from bisenet_jax.data.classes import IGNORE, ClassSet
 from bisenet_jax.data.coding import first_few
-from bisenet_jax.data.example import Source
+from bisenet_jax.data.example import NamedSource, Source
 from bisenet_jax.data.loader import Sampler
-from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.statistics import Statistics, count_labels
 from bisenet_jax.errors import ConfigError
 
@@ -94,8 +93,8 @@ def require_match(statistics: Statistics, source: Source, class_set: ClassSet) -
             f"{what} counts {len(statistics.names)} frames, but the training split has "
             f"{len(source)}; {cure}"
         )
-    if isinstance(source, PairSource):
-        names = [pair.name for pair in source.pairs]
+    if isinstance(source, NamedSource):
+        names = [source.name(index) for index in range(len(source))]
         if unknown := sorted(set(names) - set(statistics.names)):
             raise ConfigError(f"{what} does not know the frames {first_few(unknown)}; {cure}")
         if names != statistics.names:

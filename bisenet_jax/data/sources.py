@@ -1,6 +1,8 @@
 """From a configuration to the frames of one split."""
 
+import os
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from bisenet_jax.errors import ConfigError, DataError
 def open_source(config: DataConfig, split: str) -> CacheableSource:
     """The examples of a split; a ConfigError or DataError says what is missing."""
     class_set, coding = find_labelling(config.classes)
+    config = replace(config, root=os.path.expanduser(config.root))
     if config.source == "folder":
         return PairSource(folder.list_pairs(config.root, split), coding)
     if config.source == "camvid":
@@ -39,7 +42,7 @@ def open_source(config: DataConfig, split: str) -> CacheableSource:
         return _open_streets(config, split)
     if config.source == "cityscapes":
         require_class_set(config, class_set, (CITYSCAPES,))
-        return _open_cityscapes(Path(config.root).expanduser(), split)
+        return _open_cityscapes(Path(config.root), split)
     raise ConfigError(
         f"data source {config.source!r} is not known; choose from {', '.join(SOURCES)}"
     )
@@ -114,12 +117,12 @@ def _open_cityscapes(root: Path, split: str) -> CacheableSource:
 
 
 def _open_streets(config: DataConfig, split: str) -> SyntheticStreets:
-    # One seed per split: no training frame is ever scored.
-    sizes = {
-        config.train_split: (config.train_images, 0),
-        config.val_split: (config.val_images, 1),
-    }
-    if split not in sizes:
-        raise DataError(f"split {split!r} does not exist; the synthetic ones are {list(sizes)}")
-    images, seed = sizes[split]
+    # One seed per split: no training frame is scored, unless both have one name.
+    if split == config.train_split:
+        images, seed = config.train_images, 0
+    elif split == config.val_split:
+        images, seed = config.val_images, 1
+    else:
+        known = [config.train_split, config.val_split]
+        raise DataError(f"split {split!r} does not exist; the synthetic ones are {known}")
     return SyntheticStreets(images=images, height=config.height, width=config.width, seed=seed)
