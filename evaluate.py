@@ -10,9 +10,9 @@
 
 Protocols: full, the network sees whole images at their own size; half, at half of it, and its
 logits go back to full size (the paper's on Cityscapes); double, at twice of it. By default the
-one that the run was trained for. Labels are never resized. The configuration is the run's own
-unless --config gives another; with a weights file it says where the data is. JSON keys: miou,
-miou_interval, pixel_accuracy, class_iou (name to value or null), images, split, protocol, ...
+one that the run was trained for. Labels are never resized. The network is the run's or the
+file's own in every respect; --config says what data it is scored on, by default the run's. JSON
+keys: miou, miou_interval, pixel_accuracy, class_iou (name to value or null), images, split, ...
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
 
@@ -55,13 +55,15 @@ from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
 from bisenet_jax.panels import comparison
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "By default the run's own.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Says where the data is; by default the run's own."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a train.py run.")
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Instead: a weights file, or a shipped name; needs --config."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "best (by mIoU on val), latest, or a step."
+    "checkpoint", None, "Of the run: best (by mIoU on val, the default), latest, or a step."
 )
 _SPLIT = flags.DEFINE_string("split", None, "By default config.data.val_split.")
 _PROTOCOL = flags.DEFINE_enum("protocol", None, list(NAMES), "By default the run's own.")
@@ -72,7 +74,9 @@ _STRIDE = flags.DEFINE_string("stride", None, "Of the window, HEIGHTxWIDTH; defa
 _BUCKET = flags.DEFINE_integer(
     "bucket", STRIDE, "Image sizes are rounded up to multiples of it.", lower_bound=1
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "By default the config's.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "By default the config's.", lower_bound=1
+)
 _BOUNDARY = flags.DEFINE_bool("boundary", False, "Boundary F1 too; slow on many images.")
 _INSTANCES = flags.DEFINE_string(
     "instances", None, "Folder with gtFine/, for the instance-weighted iIoU of Cityscapes."
@@ -94,6 +98,10 @@ def main() -> None:
             "give --workdir DIR of a train.py run, or --weights FILE with --config; --help "
             "shows examples"
         )
+    if _WEIGHTS.value and _CHECKPOINT.value:
+        raise ConfigError(
+            f"--checkpoint {_CHECKPOINT.value!r} goes with --workdir; a weights file holds one"
+        )
     process, count = jax.process_index(), jax.process_count()
     if _SUBMISSION.value and count > 1:
         raise ConfigError(
@@ -109,10 +117,12 @@ def main() -> None:
         raise ConfigError(f"--instances is for Cityscapes, not for {class_set.name!r}")
     source = open_source(options.data, split)
     if _WEIGHTS.value:
-        scored = open_weights(_WEIGHTS.value, class_set, mesh)
+        scored = open_weights(_WEIGHTS.value, options.data, mesh)
     else:
-        scored = open_run(Path(_WORKDIR.value or ""), options, _CHECKPOINT.value, mesh)
+        checkpoint = _CHECKPOINT.value or "best"
+        scored = open_run(Path(_WORKDIR.value or ""), options.data, checkpoint, mesh)
     protocol = read_protocol(scored.input_scale)
+    check_bucket(_BUCKET.value, protocol)
 
     boundaries, instances = BoundaryCounts.none(len(class_set)), InstanceCounts.none()
 
@@ -226,6 +236,17 @@ def read_protocol(input_scale: float) -> Protocol:
         stride = (max(2 * crop[0] // 3, 1), max(2 * crop[1] // 3, 1))
     name = _PROTOCOL.value or protocol_of_training(input_scale).name
     return Protocol(name, scales, _FLIP.value, crop, stride)
+
+
+def check_bucket(bucket: int, protocol: Protocol) -> None:
+    """A bucket between divisors and multiples of the stride would be padded once more."""
+    if STRIDE % bucket and bucket % STRIDE:
+        raise ConfigError(f"--bucket {bucket} must be a multiple of {STRIDE}, such as 128")
+    if bucket != STRIDE and not protocol.is_plain:
+        raise ConfigError(
+            f"--bucket {bucket} has no effect unless whole images are seen at full size; leave "
+            "it out"
+        )
 
 
 def read_size(flag: str, text: str | None) -> tuple[int, int] | None:

@@ -42,11 +42,11 @@ from bisenet_jax.prediction import (
 _WEIGHTS = flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."
+    "checkpoint", None, "Of the workdir: best (by mIoU on val, the default), latest, or a step."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made if absent.")
 _HEIGHT = flags.DEFINE_integer(
-    "height", None, "Of the network's input; the picture's by default.", lower_bound=1
+    "height", None, "Of the network's input; by default as in training.", lower_bound=1
 )
 _WIDTH = flags.DEFINE_integer(
     "width", None, "Of the network's input; follows --height by default.", lower_bound=1

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | os.PathLike[str], *, checkpoint: str = "best") -> Segmenter:
+def load(path: str | os.PathLike[str], *, checkpoint: str | None = None) -> Segmenter:
     """A trained network, ready for pictures.
 
     Args:
         path: the name of a shipped network, such as `bisenetv2-synthetic`; a weights file
             that export.py wrote; or the workdir of a train.py run.
-        checkpoint: of a workdir: `best` (by mIoU), `latest`, or a step.
+        checkpoint: of a workdir: `best` (by mIoU), which None means too, `latest`, or a step.
 
     Raises:
         bisenet_jax.errors.UserError: when nothing that fits is there.

@@ -21,6 +21,7 @@ from bisenet_jax import media, pictures
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import DataError
+from bisenet_jax.inference import scaled_size
 from bisenet_jax.media import Input, Video
 from bisenet_jax.segmenter import Segmenter
 
@@ -63,7 +64,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture `[H, W, 3]` as read, and what the network is to see of it."""
+    """A picture `[H, W, 3]` as read, and as it goes to the segmenter."""
 
     item: Input
     image: np.ndarray
@@ -96,7 +97,7 @@ def predict_pictures(
         for item in items:
             try:
                 image = media.read_picture(str(item.source))
-                yield Frame(item, image, _shrink(image, options))
+                yield Frame(item, image, _resize(image, options, segmenter.input_scale))
             except DataError as error:
                 report.fail(item, error)
                 progress(False)
@@ -110,7 +111,7 @@ def predict_pictures(
         counts = _count(labels, class_set)
         overlay = pictures.with_legend(overlay, class_set, np.flatnonzero(counts))
         write_picture(paths[2], overlay)
-        report.pictures.append(_describe(frame, counts, paths, class_set))
+        report.pictures.append(_describe(frame, counts, paths, segmenter))
         progress(True)
 
     with (
@@ -161,7 +162,7 @@ def _predict_open_video(
     class_set, paths = segmenter.class_set, output_paths(item, output)
     counts = np.zeros(len(class_set), np.int64)
     frames = (
-        Frame(item, image, _shrink(image, options))
+        Frame(item, image, _resize(image, options, segmenter.input_scale))
         for image in itertools.islice(video.frames, options.max_frames)
     )
     first = next(frames, None)
@@ -204,7 +205,7 @@ def _predict_open_video(
     write_picture(paths[1], still)
     seconds = time.monotonic() - began
     report.videos.append(
-        _describe(first, counts, paths, class_set)
+        _describe(first, counts, paths, segmenter)
         | {
             "frames": made,
             "announced_frames": video.announced,
@@ -293,12 +294,16 @@ def _collect(batch: list[Frame], labels: Any) -> Iterator[tuple[Frame, np.ndarra
         yield frame, predicted
 
 
-def _shrink(image: np.ndarray, options: Options) -> np.ndarray:
+def _resize(image: np.ndarray, options: Options, input_scale: float) -> np.ndarray:
+    """The picture at the size by which the network, which scales it, sees what was asked."""
     height, width = image.shape[:2]
     if options.height is None and options.width is None:
         return image
-    to_height = options.height or max(1, round(height * (options.width or width) / width))
-    to_width = options.width or max(1, round(width * to_height / height))
+    asked_height, asked_width = (
+        size and max(1, round(size / input_scale)) for size in (options.height, options.width)
+    )
+    to_height = asked_height or max(1, round(height * (asked_width or width) / width))
+    to_width = asked_width or max(1, round(width * to_height / height))
     resized = Image.fromarray(image).resize((to_width, to_height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
@@ -308,16 +313,18 @@ def _count(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:
 
 
 def _describe(
-    frame: Frame, counts: np.ndarray, paths: list[Path], class_set: ClassSet
+    frame: Frame, counts: np.ndarray, paths: list[Path], segmenter: Segmenter
 ) -> dict[str, Any]:
-    shares = counts / counts.sum()
+    shares, names = counts / counts.sum(), segmenter.class_set.names
+    given_height, given_width = frame.network_image.shape[:2]
+    height, width = scaled_size(given_height, given_width, segmenter.input_scale)
     return {
         "input": str(frame.item),
         "height": frame.image.shape[0],
         "width": frame.image.shape[1],
-        "network_height": frame.network_image.shape[0],
-        "network_width": frame.network_image.shape[1],
-        "class_shares": {class_set.names[i]: float(shares[i]) for i in np.flatnonzero(counts)},
+        "network_height": height,
+        "network_width": width,
+        "class_shares": {names[i]: float(shares[i]) for i in np.flatnonzero(counts)},
         "outputs": [str(path) for path in paths],
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 from bisenet_jax import pictures
 from bisenet_jax.complexity import count_parameters
 from bisenet_jax.data.classes import ClassSet
-from bisenet_jax.errors import DataError, WeightsError
+from bisenet_jax.errors import ConfigError, DataError, WeightsError
 from bisenet_jax.inference import make_label_function, make_logits_function
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.normalization import Normalization
@@ -20,15 +20,25 @@ from bisenet_jax.weights import Weights, read_weights
 from bisenet_jax.zoo.registry import describe_names, find_weights
 
 
-def load(path: str | os.PathLike[str], checkpoint: str = "best") -> "Segmenter":
-    """The segmenter of a shipped network, a weights file, or a checkpoint in a workdir."""
+def load(path: str | os.PathLike[str], checkpoint: str | None = None) -> "Segmenter":
+    """The segmenter of a shipped network, a weights file, or a checkpoint in a workdir.
+
+    Args:
+        checkpoint: of a workdir: `best` (by mIoU on val), which None means too, `latest`, or a
+            step.
+    """
     found = find_weights(path)
     if found.is_dir():
-        return Segmenter(read_run(found, checkpoint), str(path))
+        return Segmenter(read_run(found, checkpoint or "best"), str(path))
     if not found.exists():
         raise WeightsError(
             f"{path} does not exist; give a weights file that export.py wrote, the workdir of "
             f"a train.py run, or a shipped network's name: {describe_names()}"
+        )
+    if checkpoint is not None:
+        raise ConfigError(
+            f"checkpoint {checkpoint!r} is of a train.py run; {path} is a weights file and "
+            "holds one"
         )
     return Segmenter(read_weights(path), str(path))
 
@@ -54,6 +64,11 @@ class Segmenter:
     def normalization(self) -> Normalization:
         """How pixels become the network's input; `predict` does it itself."""
         return self._weights.normalization
+
+    @property
+    def input_scale(self) -> float:
+        """How large the network sees a picture: 0.5, 1 or 2; `predict` sees to it itself."""
+        return self._weights.input_scale
 
     @property
     def description(self) -> dict[str, Any]:

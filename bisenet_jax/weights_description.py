@@ -48,7 +48,7 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     scored = metadata["score"]
     known: dict[str, Any] = {
         "model": read_model(metadata["model"]),
-        "class_set": ClassSet(**_tuples(metadata["class_set"])),
+        "class_set": read_class_set(metadata["class_set"]),
         "normalization": Normalization(**_tuples(metadata["normalization"])),
         "score": None if scored is None else Score(**scored),
     }
@@ -60,7 +60,6 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "input_scale": _is_within(known["input_scale"], 0.01, 2),
         "training": known["training"] is None or isinstance(known["training"], dict),
         "step": known["step"] is None or _is_whole(known["step"], 0, 2**53),
-        "class_set": _is_class_set(known["class_set"]),
         "normalization": _is_normalization(known["normalization"]),
         "score": known["score"] is None or _is_score(known["score"]),
     }
@@ -68,6 +67,14 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
         if not holds:
             raise ValueError(f"{name} is {metadata[name]!r}")
     return known
+
+
+def read_class_set(values: Any) -> ClassSet:
+    """The class set that `dataclasses.asdict` made these JSON values of."""
+    class_set = ClassSet(**_tuples(values))
+    if not _is_class_set(class_set):
+        raise ValueError(f"class_set is {values!r}")
+    return class_set
 
 
 # What every network was that a file of before these fields describes.

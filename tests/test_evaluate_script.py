@@ -40,6 +40,8 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
     for name, arguments in {
         "run": ["--workdir", workdir, "--confusion", tmp_path / "c.png", "--boundary"],
         "file": ["--weights", weights, *model],
+        # Of another configuration the data alone counts, none of the network's fields.
+        "data": ["--workdir", workdir, *model, "--config.data.mean=(0.1, 0.2, 0.3)"],
         "views": ["--workdir", workdir, "--scales", "0.5,1", "--flip", "--protocol", "half"],
     }.items():
         done = evaluate(*arguments, "--json", tmp_path / f"{name}.json")
@@ -47,6 +49,7 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
         assert "synthetic streets val, 3 images of 128x64, 19 classes, protocol" in done.stdout
         results[name] = json.loads((tmp_path / f"{name}.json").read_text())
     assert results["run"]["miou"] == results["file"]["miou"]
+    assert results["run"]["class_iou"] == results["data"]["class_iou"]
     assert results["run"]["protocol"] == results["file"]["protocol"]
     assert results["run"]["boundary_f1"] is not None and "boundary_f1" not in results["file"]
     assert results["views"]["class_iou"] != results["run"]["class_iou"]
@@ -76,6 +79,16 @@ def test_submission_and_pictures(workdir, tmp_path):
         (
             ["--workdir", "{run}", "--sliding", "12y"],
             "--sliding '12y' must be a size",
+        ),
+        (["--workdir", "{run}", "--batch_size", "-4"], "batch_size"),
+        (["--workdir", "{run}", "--bucket", "20"], "--bucket 20 must be a multiple of 32"),
+        (
+            ["--workdir", "{run}", "--bucket", "64", "--protocol", "half"],
+            "--bucket 64 has no effect unless whole images",
+        ),
+        (
+            ["--weights", "a", "--checkpoint", "best"],
+            "--checkpoint 'best' goes with --workdir; a weights file holds one",
         ),
         (["--workdir", "{run}", "--stride", "12"], "needs both, its size and its stride"),
         (["--workdir", "{run}", "--instances", "x"], "x/gtFine/val/street/.* cannot be read"),

@@ -1,5 +1,6 @@
 """Pictures and videos through a network: everything arrives, in order, and nothing is lost."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -104,6 +105,21 @@ def test_pictures(segmenter, street, tmp_path):
         if (labels == index).any()
     }
     assert first["class_shares"] == pytest.approx(shares) and len(shares) > 1
+
+
+@pytest.mark.parametrize("input_scale", [0.5, 2.0])
+def test_the_size_asked_for_is_what_the_network_sees(
+    tiny_weights, street, tmp_path, input_scale
+):
+    scaled = Segmenter(dataclasses.replace(tiny_weights, input_scale=input_scale))
+    (told,) = run(scaled, [save(tmp_path / "a.png", street)], tmp_path, height=32).pictures
+    assert (told["network_height"], told["network_width"]) == (32, 48)
+    given = (round(48 / input_scale), round(32 / input_scale))
+    seen = np.asarray(Image.fromarray(street).resize(given, Image.Resampling.BILINEAR))
+    labels = Image.fromarray(scaled.predict(seen)).resize((96, 64), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(read_label(tmp_path / "a_labels.png"), np.asarray(labels))
+    (told,) = run(scaled, [tmp_path / "a.png"], tmp_path).pictures
+    assert told["network_height"] == 64 * input_scale
 
 
 def test_a_smaller_network_input_gives_labels_of_the_full_size(segmenter, street, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bisenet_jax
-from bisenet_jax.errors import DataError, WeightsError
+from bisenet_jax.errors import ConfigError, DataError, WeightsError
 from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
 from bisenet_jax.inference import predict_logits
 from bisenet_jax.model.bisenetv2 import without_boosters
@@ -55,6 +55,11 @@ def test_predictions_are_those_of_the_network(segmenter, expected_logits):
     is_clear = best[..., -1] - best[..., -2] > 1e-3
     assert is_clear.mean() > 0.99
     np.testing.assert_array_equal(labels[is_clear], expected_logits.argmax(-1)[is_clear])
+
+
+def test_a_file_holds_one_checkpoint(path):
+    with pytest.raises(ConfigError, match="checkpoint 'latest' is of a train.py run; .* holds"):
+        bisenet_jax.load(path, checkpoint="latest")
 
 
 def test_one_picture_or_several(segmenter):

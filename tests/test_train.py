@@ -122,7 +122,7 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     assert min(jax.tree.leaves(moved["params"]["head"])) > 0
     assert min(jax.tree.leaves(moved["batch_stats"]["head"])) > 0
     mesh = parallel.make_mesh()
-    scored = open_run(workdir, options, "latest", mesh)
+    scored = open_run(workdir, options.data, "latest", mesh)
     model = build_model(**dataclasses.asdict(options.model))
     expected = fasten(model, jax.device_get(state.ema))[1]
     jax.tree.map(np.testing.assert_array_equal, scored.parameters, expected)

@@ -7,8 +7,12 @@ import sys
 
 import pytest
 
-from bisenet_jax.errors import ConfigError, OutputError
+from bisenet_jax import config_file
+from bisenet_jax.config import DataConfig
+from bisenet_jax.data.classes import CAMVID, CITYSCAPES
+from bisenet_jax.errors import CheckpointError, ConfigError, OutputError
 from bisenet_jax.training import checkpoint, workdir
+from bisenet_jax.training.trained_classes import CLASSES_FILE, require_classes, trained_classes
 from bisenet_jax.training.workdir import LOCK_FILE, claim
 
 
@@ -21,6 +25,42 @@ def test_a_second_run_is_refused_while_the_first_lives(tmp_path, tiny_config):
                 pass
     with claim(tmp_path, tiny_config, 0):
         pass
+
+
+CLASSES = """{"name": "mine", "classes": [
+    {"name": "lawn", "colour": [0, 200, 0]}, {"name": "%s", "colour": [200, 0, 0]}]}"""
+
+
+def test_a_class_file_that_was_changed_is_told_and_names_nothing_anew(tmp_path, tiny_config):
+    path, folder = tmp_path / "classes.json", tmp_path / "run"
+    path.write_text(CLASSES % "path")
+    tiny_config.data.classes = str(path)
+    with claim(folder, tiny_config, 0):
+        pass
+    path.write_text(CLASSES % "pond")
+    with pytest.raises(ConfigError, match="class 1 is 'path' there, 'pond' here"):
+        with claim(folder, tiny_config, 0):
+            pass
+    assert trained_classes(folder, tiny_config.data).names == ("lawn", "path")
+    path.unlink()
+    assert trained_classes(folder, tiny_config.data).names == ("lawn", "path")
+    (folder / CLASSES_FILE).write_text("[1]")
+    with pytest.raises(CheckpointError, match="describes no classes .*; remove it"):
+        trained_classes(folder, tiny_config.data)
+
+
+def test_a_run_of_before_there_were_records_gets_one(tmp_path, tiny_config):
+    config_file.save(tiny_config, tmp_path)
+    assert trained_classes(tmp_path, tiny_config.data) == CITYSCAPES
+    with claim(tmp_path, tiny_config, 0):
+        assert trained_classes(tmp_path, tiny_config.data) == CITYSCAPES
+    assert (tmp_path / CLASSES_FILE).is_file()
+
+
+def test_another_number_of_classes_is_told():
+    with pytest.raises(ConfigError, match="w knows the 11 .* 'cityscapes' names the 19 .*numb"):
+        require_classes("w", CAMVID, DataConfig())
+    require_classes("w", CITYSCAPES, DataConfig())
 
 
 def test_the_kernel_frees_the_folder_of_a_killed_run(tmp_path, tiny_config):

@@ -16,8 +16,7 @@ import pytest
 
 import bisenet_jax
 from bisenet_jax import parallel
-from bisenet_jax.config import Config
-from bisenet_jax.data.classes import CITYSCAPES
+from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import WeightsError
 from bisenet_jax.evaluation.network import open_weights
@@ -124,7 +123,7 @@ def test_every_door_takes_a_name(tmp_path):
     shipped, full = read_weights(NAME), read_weights(output)
     jax.tree.map(np.testing.assert_array_equal, shipped.variables, full.variables)
 
-    scored = open_weights(NAME, CITYSCAPES, parallel.make_mesh(jax.devices()[:1]))
+    scored = open_weights(NAME, DataConfig(), parallel.make_mesh(jax.devices()[:1]))
     assert scored.title == NAME and scored.step == shipped.step
 
     options = Config()

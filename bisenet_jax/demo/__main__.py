@@ -24,7 +24,9 @@ def define_flags() -> None:
     flags.DEFINE_string("weights", None, "A weights file, or a shipped name.")
     flags.DEFINE_string("workdir", None, "Instead: folder of a train.py run.")
     flags.DEFINE_string(
-        "checkpoint", "best", "Of the workdir: best (by mIoU on val), latest, or a step."
+        "checkpoint",
+        None,
+        "Of the workdir: best (by mIoU on val, the default), latest, or a step.",
     )
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
     flags.DEFINE_integer("port", 8000, "To listen on; 0 takes any free one.", 0, 65535)

@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from bisenet_jax import parallel
-from bisenet_jax.config import Config
-from bisenet_jax.data.classes import ClassSet
-from bisenet_jax.errors import ConfigError
+from bisenet_jax import config_file, parallel
+from bisenet_jax.config import DataConfig
 from bisenet_jax.fast.network import FastNetwork, fasten
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.run import restore_run
+from bisenet_jax.training.trained_classes import require_classes, trained_classes
 from bisenet_jax.weights import read_weights
 
 PyTree = Any
@@ -37,8 +36,14 @@ class Scored(NamedTuple):
     title: str
 
 
-def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Scored:
-    """A checkpoint of a train.py run: `best`, `latest` or a step."""
+def open_run(workdir: Path, data: DataConfig, checkpoint: str, mesh: Mesh) -> Scored:
+    """A checkpoint of a train.py run, `best`, `latest` or a step, as the run was configured.
+
+    Args:
+        data: what it is scored on; its classes must be those of the run.
+    """
+    options = config_file.load(workdir)
+    require_classes(str(workdir), trained_classes(workdir, options.data), data)
     restored = restore_run(workdir, options, checkpoint, mesh)
     network, parameters = fasten(restored.model, parallel.local_copy(restored.state.result))
     return Scored(
@@ -51,15 +56,10 @@ def open_run(workdir: Path, options: Config, checkpoint: str, mesh: Mesh) -> Sco
     )
 
 
-def open_weights(path: str, class_set: ClassSet, mesh: Mesh) -> Scored:
+def open_weights(path: str, data: DataConfig, mesh: Mesh) -> Scored:
     """A weights file, whose classes must be those of the data."""
     weights = read_weights(path)
-    if weights.class_set.names != class_set.names:
-        raise ConfigError(
-            f"{path} knows the {len(weights.class_set)} classes of "
-            f"{weights.class_set.name!r}, but the data has the {len(class_set)} of "
-            f"{class_set.name!r}; give a --config whose config.data.classes are the same"
-        )
+    require_classes(path, weights.class_set, data)
     network, parameters = fasten(weights.model, weights.variables)
     return Scored(
         network=network,

@@ -148,7 +148,7 @@ def _measure(workdir: Path, options: Config, checkpoint: str) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         path = _store(read_run(workdir, checkpoint), folder)
         weights = read_weights(path)
-        scored = open_weights(path, class_set, mesh)
+        scored = open_weights(path, options.data, mesh)
     source, split = open_source(options.data, options.data.val_split), options.data.val_split
     protocol = protocol_of_training(options.augment.input_scale)
     examples = evaluation_examples(

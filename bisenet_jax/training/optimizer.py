@@ -43,7 +43,7 @@ def _make_muon(
 
     Updates of both have the root mean square that Adam's have (arXiv 2502.16982), so that one
     learning rate serves both; a fifth to a tenth of SGD's is about right. Only Muon's kernels
-    decay, by `learning_rate * weight_decay` of themselves a step: SGD's 5e-4 is next to nothing.
+    decay, by `learning_rate * weight_decay` of themselves a step: 5e-4 is next to nothing.
     """
     updates = muon(
         schedule,

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from bisenet_jax import config_file, parallel
 from bisenet_jax.config import Config
-from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import CheckpointError, ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.model.presets import build_model
@@ -17,6 +16,7 @@ from bisenet_jax.normalization import Normalization
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.trained_classes import trained_classes
 from bisenet_jax.weights import Score, Weights
 
 
@@ -42,7 +42,7 @@ def restore_run(workdir: Path, options: Config, wish: str, mesh: Mesh) -> Restor
         CheckpointError: when there is no such checkpoint, or it does not fit.
         ConfigError: for another wish.
     """
-    class_set = find_class_set(options.data.classes)
+    class_set = trained_classes(workdir, options.data)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     template = jax.eval_shape(
@@ -71,7 +71,7 @@ def read_run(workdir: Path, wish: str = "best") -> Weights:
     return Weights(
         model=restored.model,
         variables=jax.device_get(restored.state.result),
-        class_set=find_class_set(options.data.classes),
+        class_set=trained_classes(workdir, options.data),
         normalization=Normalization(options.data.mean, options.data.std),
         preset=options.model.preset,
         input_scale=options.augment.input_scale,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from bisenet_jax import config_file, distributed
 from bisenet_jax.config import Config
+from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError, OutputError
 from bisenet_jax.training import checkpoint
+from bisenet_jax.training.trained_classes import keep_classes, require_classes, trained_classes
 
 LOCK_FILE = "lock"
 
@@ -35,12 +37,15 @@ def claim(workdir: Path, options: Config, start_step: int) -> Generator[None]:
         start_step: of the newest checkpoint, as found before.
 
     Raises:
-        ConfigError: where another run is at work or has just ended, or another configuration.
+        ConfigError: where another run is at work or has just ended, or another configuration,
+            or where the class file names other classes than when the run began.
         OutputError: where nothing can be written.
     """
     with _lock(workdir) if distributed.is_first() else _nothing():
         if (workdir / config_file.CONFIG_FILE).exists():
             _require_same(workdir, options)
+            known = trained_classes(workdir, options.data)
+            require_classes(str(workdir), known, options.data)
         distributed.require_same_run(options, start_step > 0)
         if distributed.is_first():
             if checkpoint.steps_made(workdir) != start_step:
@@ -49,6 +54,7 @@ def claim(workdir: Path, options: Config, start_step: int) -> Generator[None]:
                     "after its last checkpoint"
                 )
             config_file.save(options, workdir)
+            keep_classes(workdir, find_class_set(options.data.classes))
             checkpoint.tidy(workdir)
         distributed.require_shared(workdir / config_file.CONFIG_FILE)
         yield
