@@ -38,6 +38,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from benchmarks import (
+    asked,
     ceilings,
     engines,
     ideas,
@@ -97,6 +98,7 @@ def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else "inference"
     if len(arguments) > 1 or name not in BENCHMARKS:
         raise ConfigError(f"{' '.join(arguments)!r} is not one of {', '.join(BENCHMARKS)}")
+    _refuse_idle_flags(name)
     for flag, path in (("json", _JSON.value), ("html", _HTML.value)):
         if path and Path(path).is_dir():
             raise ConfigError(f"--{flag} {path!r} is a folder; give the name of a file")
@@ -108,9 +110,8 @@ def main(arguments: list[str]) -> None:
 
 
 def bench_loader() -> Figures:
-    _require_no_plots("loader")
     config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
-    workers = _read_numbers("--workers", _WORKERS.value, least=0)
+    workers = asked.read_numbers("--workers", _WORKERS.value, least=0)
     total = len(workers) * len(loader.CONSUMERS)
     with tqdm(total=total, unit="row", disable=None, leave=False) as bar:
         rows = loader.measure_loader(config, workers, _SECONDS.value, bar.update)
@@ -125,9 +126,12 @@ def bench_loader() -> Figures:
 
 def bench_inference() -> Figures:
     config, cells = _read_cells()
-    chosen = [engines.OURS, engines.PLAIN, *_read_against({dtype for _, dtype in cells})]
-    weights = draw_weights(config)
-    data = _begin(weights)
+    chosen = [
+        engines.OURS,
+        engines.PLAIN,
+        *asked.read_engines(_AGAINST.value, {dtype for _, dtype in cells}),
+    ]
+    weights, data = _begin(config)
     data["protocol"] = _INFERENCE_PROTOCOL
     data["rows"], data["skipped"] = [], []
     total = len(cells) * inference.count_steps(chosen)
@@ -147,8 +151,8 @@ def bench_inference() -> Figures:
 
 def bench_layers() -> Figures:
     config, cells = _read_cells()
-    weights = draw_weights(config)
-    data = _begin(weights) | {"protocol": f"{layers.PROTOCOL} {_CEILINGS_PROTOCOL}"}
+    weights, data = _begin(config)
+    data |= {"protocol": f"{layers.PROTOCOL} {_CEILINGS_PROTOCOL}"}
     data["layers"] = []
     for batch, dtype in cells:
         found = layers.measure_layers(_subject(weights, batch, dtype), _budget())
@@ -160,8 +164,8 @@ def bench_layers() -> Figures:
 
 def bench_ideas() -> Figures:
     config, cells = _read_cells()
-    weights = draw_weights(config)
-    data = _begin(weights) | {"protocol": ideas.PROTOCOL, "ideas": []}
+    weights, data = _begin(config)
+    data |= {"protocol": ideas.PROTOCOL, "ideas": []}
     for batch, dtype in cells:
         data["ideas"] += ideas.measure_ideas(_subject(weights, batch, dtype), _budget())
     print(tables.ideas_table(data["ideas"]))
@@ -170,9 +174,8 @@ def bench_ideas() -> Figures:
 
 
 def bench_suite() -> Figures:
-    weights = draw_weights(_read_model_config())
+    weights, data = _begin(_read_model_config())
     plan = Plan.for_backend(jax.default_backend())
-    data = _begin(weights)
     data["protocol"] = f"{_INFERENCE_PROTOCOL} {layers.PROTOCOL} {ideas.PROTOCOL}"
 
     def keep() -> None:
@@ -193,23 +196,24 @@ def bench_suite() -> Figures:
 
 def bench_training() -> Figures:
     finish_each_step()  # as train.py does
-    _require_no_plots("training")
     jax.config.update("jax_enable_compilation_cache", False)
     # PyTorch needs room on the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     config = command_line.read_config(_CONFIG.value, _WORKDIR.value)
-    peers = _read_training_peers()
+    peers = asked.read_training_peers(
+        _AGAINST.value if flags.FLAGS["against"].present else None
+    )
     is_cpu = jax.default_backend() == "cpu"
     batches = [4 if is_cpu else 16]
     if flags.FLAGS["batch"].present:
-        batches = _read_numbers("--batch", _BATCH.value, least=1)
+        batches = asked.read_numbers("--batch", _BATCH.value, least=1)
     if len(batches) > 1:
         raise ConfigError(
             f"--batch {','.join(_BATCH.value)!r}: training takes one size, such as 16"
         )
-    crop = _read_crop(_CROP.value or ("256x512" if is_cpu else "512x1024"))
+    crop = asked.read_crop(_CROP.value or ("256x512" if is_cpu else "512x1024"))
     if _DTYPE.value:
-        config.model.dtype = _read_training_dtype(_DTYPE.value)
+        config.model.dtype = asked.read_training_dtype(_DTYPE.value)
     config = validate(training.prepare_config(config, batches[0], crop))
     total = training.count_steps(peers)
     with tqdm(total=total, unit="step", disable=None, leave=False) as bar:
@@ -236,6 +240,17 @@ BENCHMARKS = {
     "loader": bench_loader,
     "training": bench_training,
 }
+# The flags that each of them reads, beside --config, --workdir and --json.
+_SUBJECT = {"height", "width", "batch", "dtype", "seconds", "repeats"}
+_READ = {
+    "inference": _SUBJECT | {"against", "html"},
+    "layers": _SUBJECT | {"html"},
+    "ideas": _SUBJECT | {"html"},
+    "suite": {"seconds", "minutes", "html"},
+    "loader": {"workers", "seconds"},
+    "training": {"batch", "crop", "dtype", "against", "seconds", "repeats"},
+}
+_ALL_READ = set().union(*_READ.values())
 _CEILINGS_PROTOCOL = f"{roofline.PROTOCOL} {ceilings.PROTOCOL}"
 _INFERENCE_PROTOCOL = f"{inference.PROTOCOL} {_CEILINGS_PROTOCOL}"
 _SUITE_ROW_SECONDS = 2.0
@@ -253,7 +268,7 @@ def _read_model_config() -> Config:
 def _read_cells() -> tuple[Config, list[tuple[int, str]]]:
     """The config, and each batch with each dtype."""
     config = _read_model_config()
-    batches = _read_numbers("--batch", _BATCH.value, least=1)
+    batches = asked.read_numbers("--batch", _BATCH.value, least=1)
     dtypes = _DTYPE.value or [config.model.dtype]
     for dtype in dtypes:
         if dtype not in DTYPES:
@@ -261,62 +276,10 @@ def _read_cells() -> tuple[Config, list[tuple[int, str]]]:
     return config, [(batch, dtype) for batch in batches for dtype in dtypes]
 
 
-def _read_against(dtypes: set[str]) -> list[str]:
-    """The engines asked for; an engine that cannot run in any dtype is an error."""
-    able = {
-        engine: [engines.missing_for(engine, dtype) for dtype in sorted(dtypes)]
-        for engine in dict.fromkeys(
-            engines.PEERS if _AGAINST.value == ["all"] else _AGAINST.value
-        )
-    }
-    if _AGAINST.value == ["all"]:
-        return [engine for engine, reasons in able.items() if None in reasons]
-    for reasons in able.values():
-        if None not in reasons:
-            raise ConfigError(f"--against: {reasons[0]}")
-    return [engine for engine in able if engine not in (engines.OURS, engines.PLAIN)]
-
-
-def _require_no_plots(name: str) -> None:
-    if _HTML.value:
-        raise ConfigError(f"--html {_HTML.value!r}: {name} has no plots; leave the flag out")
-
-
-def _read_numbers(flag: str, texts: list[str], least: int) -> list[int]:
-    numbers = [int(text) if text.isdecimal() else least - 1 for text in texts]
-    if not numbers or min(numbers) < least:
-        raise ConfigError(
-            f"{flag} {','.join(texts)!r} must be one or several whole numbers from {least}, "
-            "such as 1,8"
-        )
-    return numbers
-
-
-def _read_training_peers() -> list[str]:
-    if _AGAINST.value in ([], ["all"]):
-        return list(training.PEERS)
-    for name in _AGAINST.value:
-        if name not in training.PEERS:
-            raise ConfigError(
-                f"--against {name!r} does not train; choose from {', '.join(training.PEERS)}"
-            )
-    return _AGAINST.value
-
-
-def _read_crop(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--crop {text!r} must be HEIGHTxWIDTH, such as 512x1024")
-    return int(height), int(width)
-
-
-def _read_training_dtype(dtypes: list[str]) -> str:
-    if len(dtypes) > 1 or dtypes[0] not in training.LARGEST_DIFFERENCES:
-        raise ConfigError(
-            f"--dtype {','.join(dtypes)!r}: training takes one of "
-            f"{', '.join(training.LARGEST_DIFFERENCES)}"
-        )
-    return dtypes[0]
+def _refuse_idle_flags(name: str) -> None:
+    for flag in sorted(_ALL_READ - _READ[name]):
+        if flags.FLAGS[flag].present:
+            raise ConfigError(f"--{flag} has no effect with {name}; leave it out")
 
 
 def _subject(weights: Weights, batch: int, dtype: str) -> Subject:
@@ -327,8 +290,9 @@ def _budget() -> Budget:
     return Budget(_REPEATS.value, _SECONDS.value)
 
 
-def _begin(weights: Weights) -> Figures:
-    """Describe and print what is measured, on what."""
+def _begin(config: Config) -> tuple[Weights, Figures]:
+    """Describe and print what is measured, on what; the weights are drawn."""
+    weights = draw_weights(config)
     layers_of_one = roofline.count_layers(_subject(weights, 1, "float32"))
     data = {
         "preset": weights.preset,
@@ -338,7 +302,13 @@ def _begin(weights: Weights) -> Figures:
         "gmacs_size": list(_subject(weights, 1, "float32").padded_size),
     } | describe_machine()
     print(tables.heading(data), flush=True)
-    return data
+    if config.augment.input_scale != 1:
+        data["note"] = (
+            f"sizes are those of the network's input: scaling pictures by "
+            f"{config.augment.input_scale:g} before it is not timed"
+        )
+        print(f"{data['note']}\n", flush=True)
+    return weights, data
 
 
 def _print_notes(data: Figures) -> None:

@@ -14,6 +14,8 @@ from benchmarks.jax_engines import street_program
 from benchmarks.kernels import count_kernels
 from benchmarks.subject import Subject
 from benchmarks.timing import PAUSE_SECONDS, ROUNDS, Budget, measure
+from bisenet_jax.errors import ConfigError
+from bisenet_jax.fast.description import is_described
 from bisenet_jax.fast.network import Lowerings, fasten
 from bisenet_jax.inference import Network, predict_labels, predict_logits
 from bisenet_jax.normalization import Normalization
@@ -80,7 +82,13 @@ def measure_ideas(
 
     Raises:
         DifferentNetworkError: when an idea changes more labels than rounding explains.
+        ConfigError: for a network that runs as it is, so that none of them touches it.
     """
+    if not is_described(subject.model):
+        raise ConfigError(
+            f"config.model.semantic_branch {subject.model.semantic_branch!r} runs as it is "
+            "written: ideas need the paper's branch, gather_expansion"
+        )
     ideas = list_ideas(subject.dtype)
     image = jax.device_put(subject.draw_images()[-1])
     cases, rows, labels = [], [], []

@@ -1,13 +1,14 @@
 """The least time that a network's layers can take on a device: its roofline, layer by layer.
 
 `CountingOperators` walk the description that the network is computed from, with shapes in the
-place of arrays.
+place of arrays. Of a network that no description tells, such as one with a backbone, the
+convolutions of the traced program stand alone.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ import numpy as np
 
 from benchmarks.ceilings import Ceilings
 from benchmarks.subject import Subject
-from bisenet_jax.complexity import abstract_variables
-from bisenet_jax.fast.description import compute_logits
+from bisenet_jax.complexity import abstract_variables, list_convolutions
+from bisenet_jax.fast.description import compute_logits, is_described
 from bisenet_jax.fast.folding import Convolution, ScaleShift, fold_batchnorm
 from bisenet_jax.inference import LOGITS_STRIDE
 
@@ -64,20 +65,31 @@ def floor_seconds(layers: Iterable[Layer], ceilings: Ceilings) -> float:
 
 
 def count_layers(subject: Subject) -> list[Layer]:
-    """Every layer from uint8 images to uint8 labels, in the order of the description."""
-    model = subject.model
+    """Every layer from uint8 images to uint8 labels, in the order of the computation."""
+    batch, (height, width) = subject.batch, subject.padded_size
+    pixels = batch * subject.height * subject.width
+    numbers_of_logits = batch * height * width // LOGITS_STRIDE**2 * subject.model.num_classes
+    return [
+        # The first convolutions read the images; until then they are bytes.
+        Layer(IMAGES, 0, pixels * 3, (batch, height, width, 3)),
+        *_count_network(subject),
+        Layer(LABELS, 0, 4 * numbers_of_logits + pixels, (batch, height, width, 1)),
+    ]
+
+
+def _count_network(subject: Subject) -> list[Layer]:
+    model, itemsize = subject.model, jnp.dtype(subject.dtype).itemsize
+    batch, (height, width) = subject.batch, subject.padded_size
+    if not is_described(model):
+        return [
+            Layer(work.name, work.macs, work.numbers * itemsize, cast(Shape, work.shape))
+            for work in list_convolutions(model, height, width, batch)
+        ]
     zeros = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, np.float32), abstract_variables(model)
     )
-    operators = CountingOperators(jnp.dtype(subject.dtype).itemsize)
-    batch, (height, width) = subject.batch, subject.padded_size
-    pixels = batch * subject.height * subject.width
-    # The first convolutions read the images; until then they are bytes.
-    images = (batch, height, width, 3)
-    operators.layers.append(Layer(IMAGES, 0, pixels * 3, images))
-    logits = compute_logits(operators, model, fold_batchnorm(model, zeros), images)
-    labels = (batch, logits[1] * LOGITS_STRIDE, logits[2] * LOGITS_STRIDE, 1)
-    operators.layers.append(Layer(LABELS, 0, 4 * prod(logits) + pixels, labels))
+    operators = CountingOperators(itemsize)
+    compute_logits(operators, model, fold_batchnorm(model, zeros), (batch, height, width, 3))
     return operators.layers
 
 

@@ -138,8 +138,11 @@ class Suite:
             self.say(name)
             if name == "layers":
                 self.layers.append(measure_layers(subject, budget))
-            else:
+                continue
+            try:
                 self.ideas = measure_ideas(subject, budget)
+            except ConfigError as error:
+                self._skip(f"ideas: {error}")
 
     def _guess(self, engine: str) -> float:
         """Seconds to get ready, as long as the longest so far, and to be timed."""

@@ -121,6 +121,33 @@ def _count_other_work(program: Jaxpr, scopes: tuple[str, ...] = ()) -> int:
     return total
 
 
+class ConvolutionWork(NamedTuple):
+    """One convolution of a traced program.
+
+    Attributes:
+        name: of the scopes around it, such as `semantic_branch/stem/entry`.
+        macs: of all images.
+        numbers: that it reads, of input and kernel, and writes.
+        shape: of its output, `[B, H, W, C]`.
+    """
+
+    name: str
+    macs: int
+    numbers: int
+    shape: tuple[int, ...]
+
+
+def list_convolutions(
+    model: BiSeNetV2, height: int, width: int, batch: int = 1
+) -> list[ConvolutionWork]:
+    """Every convolution of inference, in the order of the program."""
+    return [
+        ConvolutionWork("/".join(term.scopes[1:]), term.macs, term.numbers, term.shape)
+        for term in _terms(_trace_inference(model, height, width, batch))
+        if term.primitive == "conv_general_dilated"
+    ]
+
+
 def count_training_macs(model: BiSeNetV2, height: int, width: int) -> int:
     """MACs of the convolutions of one image's forward pass in training, boosters included."""
     # As above, for the depth-wise ones.
@@ -140,11 +167,16 @@ def abstract_variables(model: BiSeNetV2) -> PyTree:
 
 
 class _Term(NamedTuple):
-    """The work of one equation; `scopes` are the named scopes around it, outermost first."""
+    """The work of one equation; `scopes` are the named scopes around it, outermost first.
+
+    Of a convolution also the numbers that it reads and writes, and the shape of its output.
+    """
 
     macs: int
     primitive: str
     scopes: tuple[str, ...]
+    numbers: int = 0
+    shape: tuple[int, ...] = ()
 
 
 def _terms(program: Jaxpr, scopes: tuple[str, ...] = ()) -> Iterator[_Term]:
@@ -153,7 +185,9 @@ def _terms(program: Jaxpr, scopes: tuple[str, ...] = ()) -> Iterator[_Term]:
         stack = str(equation.source_info.name_stack)
         inner_scopes = (*scopes, *stack.split("/")) if stack else scopes
         if name == "conv_general_dilated":
-            yield _Term(_convolution_macs(equation), name, inner_scopes)
+            shape = equation.outvars[0].aval.shape
+            numbers = prod(shape) + sum(prod(v.aval.shape) for v in equation.invars[:2])
+            yield _Term(_convolution_macs(equation), name, inner_scopes, numbers, shape)
         elif name == "dot_general":
             yield _Term(_product_macs(equation), name, inner_scopes)
         else:

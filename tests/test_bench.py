@@ -14,6 +14,7 @@ import pytest
 from benchmarks import timing
 from benchmarks.timing import Budget, Case, Measurement
 from bisenet_jax import config_file
+from bisenet_jax.config import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -201,6 +202,10 @@ def test_bench_suite_keeps_a_budget_and_says_what_it_skips(workdir):
         (("--batch", "1,none"), "error: --batch '1,none' must be"),
         (("--dtype", "int8", "--height", "64"), "error: --dtype 'int8' is not known"),
         (("--against", "tensorrt"), "error: --against: engine 'tensorrt' is not known"),
+        (("suite", "--batch", "8"), "error: --batch has no effect with suite; leave it out"),
+        (("ideas", "--against", "all"), "error: --against has no effect with ideas"),
+        (("training", "--height", "64"), "error: --height has no effect with training"),
+        (("loader", "--html", "page.html"), "error: --html has no effect with loader"),
         (("everything",), "error: 'everything' is not one of inference, layers"),
     ],
 )
@@ -209,6 +214,19 @@ def test_bench_refuses_with_one_line(arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_network_with_a_backbone_is_timed_too(tiny_config, tmp_path):
+    tiny_config.model = ModelConfig(semantic_branch="mobilenetv2", head_channels=8)
+    tiny_config.augment.shrink = 2
+    tiny_config.augment.crop_height = tiny_config.augment.crop_width = 64
+    config_file.save(tiny_config, tmp_path)
+    done = run_bench("--workdir", str(tmp_path), *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "bisenet_jax" in done.stdout and "plain-model" in done.stdout
+    assert "scaling pictures by 0.5 before it is not timed" in done.stdout
+    done = run_bench("ideas", "--workdir", str(tmp_path), *SMALL)
+    assert done.returncode == 2 and "'mobilenetv2' runs as it is written" in done.stderr
 
 
 def test_bench_help():

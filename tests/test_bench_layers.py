@@ -42,6 +42,18 @@ def test_layers_hold_all_the_macs(preset):
     assert sum(layer.macs for layer in found) == count_model_macs(weights.model, 64, 96, 2)
 
 
+def test_layers_of_a_backbone_are_those_of_the_traced_program():
+    model = model_of(Config(model=ModelConfig(semantic_branch="resnet18")))
+    subject = Subject(Weights(model, None, None, None, "paper"), 60, 96, 2, "bfloat16")
+    found = {layer.name: layer for layer in count_layers(subject)}
+    macs = sum(layer.macs for layer in count_layers(subject))
+    assert macs == count_model_macs(model, 64, 96, 2)
+    first = found["detail_branch/s1_1/conv"]
+    assert first.shape == (2, 32, 48, 64) and block_of(first.name) == "detail_branch/s1"
+    assert first.bytes == 2 * (2 * 64 * 96 * 3 + 3 * 3 * 3 * 64 + 2 * 32 * 48 * 64)
+    assert found["images"].bytes == 3 * 2 * 60 * 96
+
+
 def test_bytes_by_hand():
     found = {
         layer.name: layer

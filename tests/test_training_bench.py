@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import precision, training, training_ideas
+from benchmarks import asked, precision, training, training_ideas
 from benchmarks.timing import Budget
 from benchmarks.tiny import narrow_model
 from bisenet_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig
@@ -44,6 +44,20 @@ def test_rows_of_ours_and_a_peer():
         assert len(row["first_losses"]) == training.COMPARED_STEPS
         assert row["engine"] in training.table(rows)
     np.testing.assert_allclose(rows[0]["first_losses"], rows[1]["first_losses"], rtol=1e-2)
+
+
+def test_peers_that_are_asked_for():
+    assert asked.read_training_peers(None) == asked.read_training_peers(["all"])
+    assert set(asked.read_training_peers(None)) == set(training.PEERS)
+    assert asked.read_training_peers([]) == []
+    with pytest.raises(ConfigError, match="'onnxruntime' does not train; choose from torch"):
+        asked.read_training_peers(["onnxruntime"])
+
+
+def test_ours_alone_needs_no_twin():
+    config = small(model=narrow_model())
+    rows = training.measure_training(config, [], Budget(2, 1e-3))
+    assert [row["engine"] for row in rows] == [training.OURS, training.WHOLE]
 
 
 @pytest.mark.parametrize(
