@@ -159,7 +159,10 @@ def validate(config: Config) -> Config:
             "config.optimizer.warmup_steps": (optimizer.warmup_steps, 0, math.inf),
             "config.optimizer.warmup_start": (optimizer.warmup_start, 0, 1),
             "config.optimizer.clip_norm": (optimizer.clip_norm, 0, math.inf),
-            "config.data.std": (min(data.std), 1e-6, math.inf),
+            # In units of full brightness: 123.675 of 255 is 0.485.
+            "config.data.mean": (max(data.mean, key=lambda value: abs(value - 0.5)), 0, 1),
+            "config.data.std": (min(data.std), 1e-6, 1),
+            "the largest of config.data.std": (max(data.std), 1e-6, 1),
             "config.data.train_images": (data.train_images, 1, math.inf),
             "config.data.val_images": (data.val_images, 1, math.inf),
             "config.data.workers": (data.workers, 0, math.inf),

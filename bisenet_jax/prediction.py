@@ -5,6 +5,7 @@ behind. All queues are short, so that memory does not grow with the work.
 """
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -30,6 +31,8 @@ T = TypeVar("T")
 READ_AHEAD = 4  # pictures or frames
 WRITE_BEHIND = 4
 PICTURE_WRITERS = 2  # threads; a video has one, its frames have an order
+# Of the frames that a container announces, some of them by an estimate from its length.
+LEAST_SHARE_OF_FRAMES = 0.9
 RATE_WINDOW = 30  # frames that the running rate looks back
 
 
@@ -216,6 +219,12 @@ def _predict_open_video(
             "frames_per_second": made / seconds,
         }
     )
+    expected = min(video.announced or 0, options.max_frames or math.inf)
+    if made < LEAST_SHARE_OF_FRAMES * expected:
+        raise DataError(
+            f"{item}: ended after {made} of the {expected:g} frames that it announces, so it "
+            f"was cut off or is damaged; {paths[0]} holds those; fetch or record it again"
+        )
 
 
 def label_frames(

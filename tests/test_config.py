@@ -200,7 +200,10 @@ def test_share(name, value):
         (dict(augment__scales=(1.0, -1.0)), r"scales \(1.0, -1.0\) must hold positive"),
         (dict(loss__booster_weights=(1.0,)), r"\(1.0,\) must hold four weights, for Stem"),
         (dict(loss__booster_weights=(1.0, -2.0, 1.0, 1.0)), "weights -2.0 must be at least 0"),
-        (dict(data__std=(0.2, 0.0, 0.2)), "config.data.std 0.0 must be at least 1e-06"),
+        (dict(data__std=(0.2, 0.0, 0.2)), "config.data.std 0.0 must be between 1e-06"),
+        (dict(data__std=(0.2, 58.4, 0.2)), "largest of config.data.std 58.4 must be between"),
+        (dict(data__mean=(0.4, 123.7, 0.4)), "data.mean 123.7 must be between 0 and 1"),
+        (dict(data__mean=(0.4, -0.1, 0.4)), "data.mean -0.1 must be between 0 and 1"),
         (dict(train__seed=-1), "config.train.seed -1 must be between 0 and 2147483647"),
     ],
 )

@@ -1,6 +1,7 @@
 """Public checkpoints in, our weights out, and back; whatever does not fit is named."""
 
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_normalization_and_classes_travel_with_the_weights(tmp_path, checkpoints
         choose_normalization("coincheung", "garden")
     with pytest.raises(ConfigError, match="together, or neither"):
         choose_normalization("mmseg", "cityscapes", mean=own[0])
+
+    for mean, std in (
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        (own[0], (math.nan,) * 3),
+        (own[0], (1e-7, 0.2, 0.2)),
+        ((-0.1, 0.2, 0.3), own[1]),
+    ):
+        with pytest.raises(ConfigError, match="units of full brightness, .* by 255"):
+            choose_normalization("mmseg", "cityscapes", mean, std)
 
     path, ours = write(tmp_path / "in.npz", checkpoints["mmseg"]), str(tmp_path / "ours")
     with pytest.raises(ConfigError, match="--classes camvid has 11 classes, .* tells 19 apart"):

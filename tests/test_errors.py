@@ -25,6 +25,7 @@ from bisenet_jax.config import (
     Config,
     DataConfig,
     ModelConfig,
+    OptimizerConfig,
     TrainConfig,
 )
 from bisenet_jax.config_rules import validate
@@ -145,6 +146,14 @@ def lying_npz(stage: Stage) -> Path:
     return stage.folder / "huge.npz"
 
 
+def packed_pth(stage: Stage) -> Path:
+    """Zeros that zip made small, says its table: PyTorch would inflate them uncounted."""
+    with zipfile.ZipFile(stage.folder / "packed.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(100))
+        file.infolist()[0].file_size = 2**31 + 1
+    return stage.folder / "packed.pth"
+
+
 def saved_npz(stage: Stage, array: np.ndarray) -> Path:
     np.savez(stage.folder / "theirs.npz", **{"a.weight": array})
     return stage.folder / "theirs.npz"
@@ -161,9 +170,9 @@ def damaged_pth(stage: Stage) -> Path:
     return stage.file("theirs.pth", pickle.dumps({"a": 1})[:-3])
 
 
-def endless_view() -> Any:
+def endless_view(numbers: int = 2**40) -> Any:
     torch = pytest.importorskip("torch")
-    return {"a.weight": torch.zeros(1).expand(2**40)}
+    return {"a.weight": torch.zeros(1).expand(numbers)}
 
 
 def damaged_zoo(stage: Stage) -> Path:
@@ -279,6 +288,13 @@ MISTAKES: dict[str, list[str] | Callable[[Stage], Any]] = {
     "micro-batches that do not divide the batch": lambda s: validate(
         Config(train=TrainConfig(micro_batches=3))
     ),
+    "one image to a batch norm": lambda s: validate(Config(train=TrainConfig(batch_size=1))),
+    "Muon at SGD's learning rate": lambda s: validate(
+        Config(optimizer=OptimizerConfig(method="muon"))
+    ),
+    "a mean for pixels from 0 to 255": lambda s: validate(
+        Config(data=DataConfig(mean=(123.675, 116.28, 103.53)))
+    ),
     "no folder": lambda s: validate(Config(data=DataConfig(source="folder"))),
     "an unknown preset": lambda s: build_model(**{"preset": ModelConfig("v3").preset}),
     "a run without config.json": lambda s: config_file.load(s.folder),
@@ -353,6 +369,10 @@ MISTAKES: dict[str, list[str] | Callable[[Stage], Any]] = {
         saved_npz(s, np.array([Path("anything but a number")], object))
     ),
     "an .npz that unpacks to a huge size": lambda s: read_checkpoint(lying_npz(s)),
+    "a .pth that inflates to a huge size": lambda s: read_checkpoint(packed_pth(s)),
+    "views in tables that are huge together": lambda s: read_checkpoint(
+        saved_pth(s, {f"part{index}": endless_view(2**28) for index in range(3)})
+    ),
     "a view that is larger than its file": lambda s: read_checkpoint(
         saved_pth(s, endless_view())
     ),

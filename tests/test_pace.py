@@ -46,6 +46,11 @@ def test_rates(monkeypatch):
         "wait_share": 0.25,
         "teraflops_per_second": 1.5,
     }
+    last = speed.rates()
+    speed.restart()
+    # Of a step that was made before the restart and is told after it.
+    clock[0] += 1e-6
+    assert speed.rates() == last
     speed.restart()
     speed.wait_for(source, lambda _: None)
     assert speed.rates()["wait_share"] == 1 and speed.rates()["images_per_second"] == 16

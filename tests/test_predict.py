@@ -248,6 +248,21 @@ def test_max_frames(segmenter, tmp_path):
         assert len(list(video.frames)) == 2
 
 
+def test_a_video_that_was_cut_off_is_told_and_what_there_was_is_kept(segmenter, tmp_path):
+    whole = make_video(tmp_path / "whole.avi", frames=40)
+    data = whole.read_bytes()
+    (tmp_path / "half.avi").write_bytes(data[: len(data) // 2])
+    report = run(segmenter, [tmp_path / "half.avi", whole], tmp_path / "out")
+    (failure,) = report.failures
+    half, told = report.videos
+    assert 0 < half["frames"] < 36 and told["frames"] == 40
+    assert f"ended after {half['frames']} of the 40 frames" in failure["error"]
+    with open_video(tmp_path / "out" / "half_overlay.mp4") as video:
+        assert len(list(video.frames)) == half["frames"]
+    # Whoever asks for less than there is gets it.
+    assert not run(segmenter, [tmp_path / "half.avi"], tmp_path, max_frames=3).failures
+
+
 class EndlessCamera:
     """Frames as fast as they are asked for, until the user has enough."""
 

@@ -87,10 +87,16 @@ def _check_suffix(path: Path) -> None:
 def _read_torch(path: Path) -> Any:
     torch = _import_torch()
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                # PyTorch stores members as they are, but would inflate packed ones.
+                _require_bytes(path, sum(member.file_size for member in file.infolist()))
         with warnings.catch_warnings():
             # Its words on pickle protocols; what it cannot read it refuses anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # noqa: BLE001 - foreign bytes raise a dozen classes
         raise WeightsError(f"{path} {_describe_refusal(error)}") from error
 
@@ -170,7 +176,8 @@ def _require_bytes(path: Path, count: int) -> None:
         )
 
 
-def _unwrap(path: Path, content: Any, depth: int = 0) -> dict[str, np.ndarray]:
+def _unwrap(path: Path, content: Any, depth: int = 0, used: int = 0) -> dict[str, np.ndarray]:
+    """The tensors by name; `used` bytes of `MAX_BYTES` are taken already."""
     if depth > DEEPEST:
         raise WeightsError(
             f"{path} holds tables in tables in tables; save the model's state_dict alone"
@@ -182,19 +189,18 @@ def _unwrap(path: Path, content: Any, depth: int = 0) -> dict[str, np.ndarray]:
         )
     for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
-            return _unwrap(path, content[key], depth + 1)
-    tensors, room = {}, MAX_BYTES
+            return _unwrap(path, content[key], depth + 1, used)
+    tensors: dict[str, np.ndarray] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
             # CoinCheung's backbone is a table of the parts' own tables.
-            tensors |= {
-                f"{name}.{inner}": array
-                for inner, array in _unwrap(path, value, depth + 1).items()
-            }
+            inside = _unwrap(path, value, depth + 1, used)
+            used += sum(array.nbytes for array in inside.values())
+            tensors |= {f"{name}.{inner}": array for inner, array in inside.items()}
         elif isinstance(value, np.ndarray) or hasattr(value, "detach"):
             # A view may be larger by far than what it is a view of.
-            room -= 4 * math.prod(value.shape)
-            _require_bytes(path, MAX_BYTES - room)
+            used += 4 * math.prod(value.shape)
+            _require_bytes(path, used)
             tensors[name] = _as_float32(path, name, value)
         else:
             raise WeightsError(

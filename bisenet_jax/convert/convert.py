@@ -32,6 +32,7 @@ _COINCHEUNG = {
 }
 _MMSEG = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+LEAST_STD = 1e-6  # as of a configuration
 _USUAL_CLASSES = {19: "cityscapes", 171: "coco_stuff"}
 
 
@@ -158,8 +159,14 @@ def choose_normalization(
     if (mean is None) != (std is None):
         raise ConfigError("--mean and --std must be given together, or neither")
     if mean is not None and std is not None:
-        if min(std) <= 0:
-            raise ConfigError(f"--std {std} must be above 0")
+        # nan lies nowhere.
+        if not all(0 <= value <= 1 for value in mean) or not all(
+            LEAST_STD <= value <= 1 for value in std
+        ):
+            raise ConfigError(
+                f"--mean {mean} and --std {std} must be in units of full brightness, from 0 "
+                f"and from {LEAST_STD} to 1; divide values for pixels from 0 to 255 by 255"
+            )
         return Normalization(mean, std)
     if layout == "mmseg":
         return _MMSEG

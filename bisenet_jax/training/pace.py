@@ -51,6 +51,7 @@ class Pace:
     began: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     steps: int = 0
+    _latest: dict[str, float] = field(default_factory=dict)
 
     def wait_for(self, batches: Iterator[Batch], complain: Callable[[float], object]) -> Batch:
         """The next batch.
@@ -67,14 +68,21 @@ class Pace:
         return batch
 
     def rates(self) -> dict[str, float]:
-        """Speed, and the share of time in which the devices' next work was not there."""
+        """Speed, and the share of time in which the devices' next work was not there.
+
+        Where two steps are told in one turn, as before a checkpoint, the second has no time of
+        its own: the rates of the first, in whose time it was made, are its too.
+        """
+        if self._latest and not self.steps:
+            return self._latest
         seconds = max(time.monotonic() - self.began, 1e-9)
-        return {
+        self._latest = {
             "images_per_second": self.steps * self.batch_size / seconds,
             "step_seconds": seconds / max(self.steps, 1),
             "wait_share": self.waited / seconds,
             "teraflops_per_second": self.steps * self.step_flops / seconds / 1e12,
         }
+        return self._latest
 
     def restart(self) -> None:
         self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
