@@ -103,8 +103,8 @@ class AugmentConfig:
     # 2: the network sees the crop, and in scoring and use every image, at half size, as the
     # paper does on Cityscapes.
     shrink: int = 1
-    # 2: instead at twice its size, for thin things in small frames; docs/results.md tells what
-    # it has brought. Crop and scales stay those of the frame.
+    # 2: instead at twice its size, meant for thin things in small frames; docs/results.md has
+    # the nearest try, which lost. Crop and scales stay those of the frame.
     enlarge: int = 1
     class_share_limit: float = 1.0  # a crop that one class fills beyond this is drawn anew
     flip_probability: float = 0.5

@@ -17,7 +17,7 @@ import train
 from bisenet_jax import config_file
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.publish.card import put_row, render_card
+from bisenet_jax.publish.card import describe_data, put_row, render_card, result_row
 from bisenet_jax.publish.curves import draw_curves, ticks
 from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.record import confusions, training_command
@@ -190,6 +190,16 @@ def test_files_of_one_name_are_one_recipe(tmp_path, make_tiny_config):
         config_file.save(options, tmp_path / name)
     with pytest.raises(ConfigError, match="c differs from .*a in config.init.weights"):
         measure_runs([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+
+
+def test_another_optimizer_than_the_papers_is_named_wherever_the_score_is(published):
+    record = read_record(published)
+    entry = read_registry(published / "root/bisenet_jax/zoo")["narrow"]
+    assert "Muon" not in render_card(record, entry, "") and "by SGD;" in result_row(record)
+    muon = record | {"optimizer": "muon"}
+    assert "crops of 64x64 by Muon |" in render_card(muon, entry, "")
+    assert "trained by Muon;" in result_row(muon)
+    assert describe_data(muon).startswith("synthetic streets by Muon, ")
 
 
 def test_a_run_that_was_cut_short_says_so(published):

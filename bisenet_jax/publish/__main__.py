@@ -1,6 +1,7 @@
 """Ship a trained network: weights, register, model card, curves, log and row of results.
 
-    python -m bisenet_jax.publish --name bisenetv2-camvid --config configs/camvid.py \\
+    python -m bisenet_jax.publish --name bisenetv2-camvid \\
+        --config configs/camvid_two_cores.py:full \\
         --device "two cores of an AMD EPYC server processor" --workdir runs/seed0 runs/seed1
 
 In the root of the repository. Of each run the best checkpoint is stored as float16 and scored

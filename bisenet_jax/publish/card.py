@@ -69,10 +69,11 @@ def describe_miou(record: Record) -> str:
 def describe_data(record: Record) -> str:
     """`CamVid, 60.12 % mIoU on val`, of the shipped weights or, failing that, their recipe."""
     final, split = record["final"], record["scores"]["split"]
+    data = f"{record['data']}{_by_what(record)}"
     if final is None:
-        return f"{record['data']}, {_percent(record['scores']['miou'])} % mIoU on {split}"
+        return f"{data}, {_percent(record['scores']['miou'])} % mIoU on {split}"
     return (
-        f"{record['data']} {final['split']}; its recipe reaches "
+        f"{record['data']} {final['split']}{_by_what(record)}; its recipe reaches "
         f"{_percent(record['miou_mean'])} % mIoU on {split} from {record['train_split']} alone"
     )
 
@@ -83,7 +84,8 @@ def result_row(record: Record) -> str:
     seeds = ", ".join(str(run["seed"]) for run in record["runs"])
     cells = (
         f"[{name}](models/{name}.md)",
-        f"{record['scores']['protocol']}; {_which(record)}; float16 file",
+        f"{record['scores']['protocol']}; preset `{record['preset']}`, trained"
+        f"{_by_what(record) or ' by SGD'}; {_which(record)}; float16 file",
         f"**{describe_miou(record)}** mIoU",
         seeds,
         f"[card](models/{name}.md#training)",
@@ -127,10 +129,19 @@ def _facts(record: Record, entry: Entry) -> str:
             f"`{entry.file}`, {entry.bytes:,} bytes; parameters float16, computed in float32",
         ),
         ("SHA-256", f"`{entry.sha256}`"),
-        ("trained on", f"{record['data']}, crops of {record['width']}x{record['height']}"),
+        (
+            "trained on",
+            f"{record['data']}, crops of {record['width']}x{record['height']}"
+            f"{_by_what(record)}",
+        ),
         ("by", f"commit `{record['commit']}`, {record['device']}, {record['dtype']}"),
     ]
     return _table(("", ""), rows)
+
+
+def _by_what(record: Record) -> str:
+    """The optimiser, where it is not the paper's."""
+    return "" if record["optimizer"] == "sgd" else f" by {record['optimizer'].capitalize()}"
 
 
 def _which(record: Record) -> str:

@@ -72,6 +72,7 @@ def make_record(
         "evaluation_command": evaluation_command(
             config_path, config, options, name, split=None if final is None else "test"
         ),
+        "optimizer": options.optimizer.method,
         "steps": options.train.steps,
         "batch_size": options.train.batch_size,
         "evaluate_every": options.train.evaluate_every,
