@@ -16,12 +16,11 @@ Exit codes: 0 done or so ended, 2 something to mend, 130 interrupted.
 import dataclasses
 import math
 import time
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
@@ -32,8 +31,7 @@ from bisenet_jax.allocation import finish_each_step
 from bisenet_jax.config import Config
 from bisenet_jax.config_rules import validate
 from bisenet_jax.data.class_sets import find_class_set
-from bisenet_jax.data.example import Example, Source, name_of
-from bisenet_jax.data.loader import batch_names, evaluation_examples
+from bisenet_jax.data.loader import batch_names
 from bisenet_jax.data.sources import (
     open_batches,
     open_sampler,
@@ -42,20 +40,20 @@ from bisenet_jax.data.sources import (
     where,
 )
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate, make_evaluate_step
-from bisenet_jax.evaluation.metrics import Scores, scores
+from bisenet_jax.evaluation.evaluate import make_evaluate_step
+from bisenet_jax.evaluation.metrics import Scores
 from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import FastNetwork
 from bisenet_jax.files import write_json
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.panels import comparison
 from bisenet_jax.training import checkpoint, finite
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from
 from bisenet_jax.training.logs import BOARD_FOLDER, open_log
 from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
-from bisenet_jax.training.pace import Pace, Trace, step_flops, waiting, watch_each, watched
+from bisenet_jax.training.pace import Pace, Trace, step_flops, waiting, watched
 from bisenet_jax.training.shut_channels import complaint, count_shut_channels
 from bisenet_jax.training.state import TrainState, create_state
 from bisenet_jax.training.step import Metrics, make_train_step
@@ -279,63 +277,6 @@ def check(options: Config, mesh: Mesh, own_mesh: Mesh) -> None:
     )
     micro_batch = options.train.batch_size // options.train.micro_batches
     parallel.require_divisible("batch_size / config.train.micro_batches", micro_batch, mesh)
-
-
-def score(
-    network: FastNetwork,
-    step: EvaluateStep,
-    state: TrainState,
-    source: Source,
-    options: Config,
-    mesh: Mesh,
-    stop: Stop,
-) -> tuple[Scores, np.ndarray | None]:
-    """Scores on the whole validation split, and a picture of this process's first example.
-
-    Raises:
-        Stopped: where the run is asked to end before.
-    """
-    class_set = find_class_set(options.data.classes)
-    pictures: list[np.ndarray] = []
-
-    def keep_first(example: Example, prediction: np.ndarray) -> None:
-        if not pictures:
-            image, label = example["image"], example["label"]
-            pictures.append(comparison(image, prediction, label, class_set))
-
-    parameters = network.parameters_of(parallel.local_copy(state.result))
-    process, count = jax.process_index(), jax.process_count()
-    examples = evaluation_examples(
-        source, threads=options.data.threads, process_index=process, process_count=count
-    )
-    total, is_silent = len(range(process, len(source), count)), not distributed.is_first()
-
-    def tell(place: int, seconds: float) -> None:
-        name = name_of(source, process + place * count)
-        tqdm.write(f"evaluation: {waiting(seconds, f'{name} of {where(options.data)}')}")
-
-    with (
-        closing(examples),
-        tqdm(
-            watch_each(examples, tell),
-            "evaluate",
-            total,
-            leave=False,
-            unit="image",
-            disable=is_silent,
-        ) as bar,
-    ):
-        evaluation = evaluate(
-            step,
-            parallel.replicate(parameters, mesh),
-            stop.until_asked(bar),
-            num_classes=len(class_set),
-            batch_size=options.train.evaluate_batch_size,
-            mesh=mesh,
-            protocol=protocol_of_training(options.augment.input_scale),
-            visit=keep_first,
-        )
-    return scores(evaluation.confusion), pictures[0] if pictures else None
 
 
 def watch(what: str) -> AbstractContextManager[None]:

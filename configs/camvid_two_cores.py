@@ -9,8 +9,8 @@
 
 The network is the public reading of the paper (docs/deviations.md), whose weights are smaller,
 with the paper's heads. Both stages train by Muon (docs/training.md), not by the paper's SGD.
-`small` shows frames at about half their size, where a cheap crop holds nearly all of one; `full`
-goes on at their own. With a GPU take configs/camvid.py.
+`small` shows frames at about half their size, where a cheap crop holds nearly all of one;
+`full` goes on at their own. With a GPU take configs/camvid.py.
 """
 
 from bisenet_jax.config import (

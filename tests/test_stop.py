@@ -16,6 +16,7 @@ from test_distributed import write_config
 from test_train import log_without_clock, read_state
 
 import train
+from bisenet_jax.evaluation import validation
 from bisenet_jax.training import checkpoint, pace, stop
 from bisenet_jax.training.logs import LOG_FILE, read_log
 from bisenet_jax.training.stop import Stop, Stopped
@@ -93,7 +94,7 @@ def test_a_run_stopped_within_an_evaluation_scores_it_after_all(
     tiny_config.data.val_images = 6
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     train.train(tiny_config, straight)
-    real_evaluate, real_save, evaluations = train.evaluate, checkpoint.save, []
+    real_evaluate, real_save, evaluations = validation.evaluate, checkpoint.save, []
 
     def ask(step, variables, examples, **rest):
         def asked():
@@ -106,7 +107,7 @@ def test_a_run_stopped_within_an_evaluation_scores_it_after_all(
         evaluations.append(0)
         return real_evaluate(step, variables, asked(), **rest)
 
-    monkeypatch.setattr(train, "evaluate", ask)
+    monkeypatch.setattr(validation, "evaluate", ask)
     summary = train.train(tiny_config, stopped)
     assert summary["stopped_by"] == "SIGTERM" and summary["last_step"] == at
     assert summary["miou"] is None and evaluations[-1] == 2
@@ -166,7 +167,7 @@ def test_a_disk_that_hangs_is_told_with_the_frames(
             is_told.set()
         return real(seconds, what)
 
-    monkeypatch.setattr(train, "waiting", note)
+    monkeypatch.setattr(train if split == "training" else validation, "waiting", note)
     opener = "open_training_source" if split == "training" else "open_source"
     real_open = getattr(train, opener)
     monkeypatch.setattr(train, opener, lambda *rest: Hung(real_open(*rest), is_told))

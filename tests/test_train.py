@@ -20,6 +20,7 @@ from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.network import open_run
 from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import fasten
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
@@ -132,8 +133,8 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     step = make_evaluate_step(scored.network, normalization, mesh, protocol)
     rest = (open_source(options.data, "val"), options, mesh, Stop(agree_every=1))
     last_trained = dataclasses.replace(state, ema=None)
-    found, _ = train.score(scored.network, step, state, *rest)
-    last, _ = train.score(scored.network, step, last_trained, *rest)
+    found, _ = score(scored.network, step, state, *rest)
+    last, _ = score(scored.network, step, last_trained, *rest)
     assert found.miou == miou and last.pixel_accuracy != found.pixel_accuracy
 
 
