@@ -6,7 +6,7 @@ from bisenet_jax.config import OPTIMIZERS, SOURCES, STRIDE, Config
 from bisenet_jax.config_checks import check_choice, check_numbers, check_range, check_types
 from bisenet_jax.errors import ConfigError
 
-# As large as SGD's default, a step of Muon's moves a kernel's numbers by a hundredth each, a
+# At SGD's default, 0.05, a step of Muon's moves a kernel's numbers by a hundredth each, about a
 # sixth of what they are when drawn.
 MUON_LARGEST_RATE = 0.03
 
@@ -62,7 +62,8 @@ def validate(config: Config) -> Config:
             f"config.train.batch_size {train.batch_size}, such as "
             f"{math.gcd(train.batch_size, max(train.micro_batches, 1))}"
         )
-    has_context = config.model.use_context_embedding is not False
+    model = config.model
+    has_context = model.use_context_embedding is not False and model.fusion != "detail"
     if train.batch_size == train.micro_batches and has_context and not frozen_batch_norm:
         raise ConfigError(
             f"config.train.batch_size {train.batch_size} in {train.micro_batches} "

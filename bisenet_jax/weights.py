@@ -237,7 +237,7 @@ def _as_stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 # What a description of another kind ends in, there or in the network that is made of it.
-_MISREAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError)
+_MISREAD = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, ConfigError)
 
 
 def _misread(path: str | os.PathLike[str], error: Exception) -> str:

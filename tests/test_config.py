@@ -216,6 +216,7 @@ def test_rule(fields, message):
     "fields",
     [
         dict(train__batch_size=1, model__use_context_embedding=False),
+        dict(train__batch_size=1, model__fusion="detail", loss__booster_weights=(0.0,) * 4),
         dict(train__batch_size=1, model__frozen_batch_norm=True, init__weights="w"),
         dict(train__micro_batches=8),
         dict(optimizer__method="muon", optimizer__learning_rate=0.01),
