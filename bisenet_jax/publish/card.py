@@ -121,6 +121,7 @@ def put_row(page: str, row: str, head: str) -> str:
 
 
 def _facts(record: Record, entry: Entry) -> str:
+    split = (record["final"] or {"split": record["train_split"]})["split"]
     rows = [
         ("licence", f"**{entry.licence}**"),
         ("network", f"preset `{record['preset']}`, {record['parameters']:,} parameters"),
@@ -131,7 +132,7 @@ def _facts(record: Record, entry: Entry) -> str:
         ("SHA-256", f"`{entry.sha256}`"),
         (
             "trained on",
-            f"{record['data']}, crops of {record['width']}x{record['height']}"
+            f"{record['data']} {split}, crops of {record['width']}x{record['height']}"
             f"{_by_what(record)}",
         ),
         ("by", f"commit `{record['commit']}`, {record['device']}, {record['dtype']}"),

@@ -99,7 +99,11 @@ def evaluation_command(
 ) -> str:
     """The words that score the shipped file on the pictures of a split, or of validation."""
     words = ["python", "evaluate.py", "--weights", name, "--config", path]
-    data = [word for word in _changes(base, options) if word.startswith("--config.data.")]
+    data = [
+        word
+        for word in _changes(base, options)
+        if word.startswith("--config.data.") and "train_split" not in word
+    ]
     return _join([*words, *data, *([f"--split={split}"] if split else [])])
 
 
