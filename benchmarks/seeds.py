@@ -5,7 +5,7 @@
         --variant "boosters=" \\
         --variant "none=--config.loss.booster_weights=(0.0,0.0,0.0,0.0)" \\
         --seeds 0,1,2 --json benchmarks/results/cpu_boosters.json \\
-        -- --config.data.root=CAMVID --config.train.steps=250
+        -- --config.data.root=CAMVID --config.train.steps=300
 
 A variant is a name and the flags of train.py that make it, parted by spaces; what follows `--`
 goes to all of them. Runs of a seed follow each other, so that what changes on the machine meets
