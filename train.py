@@ -5,11 +5,11 @@
     python train.py --config FILE --workdir DIR --config.init.weights=weights.safetensors
     python train.py --config FILE --workdir DIR --profile 5
 
-In the workdir lie config.json (every option as used), classes.json, checkpoints/ (the latest and
-the best by mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s, wait share, step
-time, TFLOP/s, a validation picture, the trace of --profile). Several processes, on one host or
-many: docs/multi_host.md. SIGTERM and SIGUSR1 let the step or the batch to score that is at work
-end, save and end the run.
+In the workdir lie config.json (every option as used), classes.json, checkpoints/ (the latest
+and the best by mIoU), log.jsonl and tensorboard/ (loss parts, learning rate, mIoU, images/s,
+wait share, step time, TFLOP/s, a validation picture, the trace of --profile). Several
+processes, on one host or many: docs/multi_host.md. SIGTERM and SIGUSR1 let the step or the
+batch to score that is at work end, save and end the run.
 Exit codes: 0 done or so ended, 2 something to mend, 130 interrupted.
 """
 
