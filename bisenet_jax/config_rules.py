@@ -9,6 +9,7 @@ from bisenet_jax.errors import ConfigError
 # At SGD's default, 0.05, a step of Muon's moves a kernel's numbers by a hundredth each, about a
 # sixth of what they are when drawn.
 MUON_LARGEST_RATE = 0.03
+LEAST_STD = 1e-6  # of pixels, in units of full brightness
 
 
 def validate(config: Config) -> Config:
@@ -162,8 +163,8 @@ def validate(config: Config) -> Config:
             "config.optimizer.clip_norm": (optimizer.clip_norm, 0, math.inf),
             # In units of full brightness: 123.675 of 255 is 0.485.
             "config.data.mean": (max(data.mean, key=lambda value: abs(value - 0.5)), 0, 1),
-            "config.data.std": (min(data.std), 1e-6, 1),
-            "the largest of config.data.std": (max(data.std), 1e-6, 1),
+            "config.data.std": (min(data.std), LEAST_STD, 1),
+            "the largest of config.data.std": (max(data.std), LEAST_STD, 1),
             "config.data.train_images": (data.train_images, 1, math.inf),
             "config.data.val_images": (data.val_images, 1, math.inf),
             "config.data.workers": (data.workers, 0, math.inf),

@@ -10,21 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.tiny import NARROW
 from bisenet_jax.complexity import count_macs, count_model_macs, count_training_macs
 from bisenet_jax.config import AugmentConfig, Config, TrainConfig
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training import pace
 from bisenet_jax.training.pace import WARM_UP, Pace, Trace, step_flops, watch_each
-
-NARROW = {
-    "detail_channels": (8, 8, 16),
-    "semantic_late_channels": (8, 16),
-    "semantic_repeats": (1, 1, 1),
-    "expansion": 2,
-    "head_channels": 8,
-    "booster_channels": (4, 4, 4, 4),
-}
 
 
 def test_rates(monkeypatch):

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bisenet_jax.config_rules import LEAST_STD
 from bisenet_jax.convert.checkpoint import read_checkpoint, write_checkpoint
 from bisenet_jax.convert.names import LAYOUTS, classifier_name, head_prefix
 from bisenet_jax.convert.tensors import (
@@ -32,7 +33,6 @@ _COINCHEUNG = {
 }
 _MMSEG = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-LEAST_STD = 1e-6  # as of a configuration
 _USUAL_CLASSES = {19: "cityscapes", 171: "coco_stuff"}
 
 

@@ -69,11 +69,11 @@ def describe_miou(record: Record) -> str:
 def describe_data(record: Record) -> str:
     """`CamVid, 60.12 % mIoU on val`, of the shipped weights or, failing that, their recipe."""
     final, split = record["final"], record["scores"]["split"]
-    data = f"{record['data']}{_by_what(record)}"
+    how = _by_what(record)
     if final is None:
-        return f"{data}, {_percent(record['scores']['miou'])} % mIoU on {split}"
+        return f"{record['data']}{how}, {_percent(record['scores']['miou'])} % mIoU on {split}"
     return (
-        f"{record['data']} {final['split']}{_by_what(record)}; its recipe reaches "
+        f"{record['data']} {final['split']}{how}; its recipe reaches "
         f"{_percent(record['miou_mean'])} % mIoU on {split} from {record['train_split']} alone"
     )
 
