@@ -135,6 +135,7 @@ INSIDE_FUNCTIONS_ONLY = {
 # But the twin is made of it, and whoever imports the twin wants it.
 AT_LOAD_TIME = {
     ("benchmarks.torch_bisenetv2", "torch"),
+    ("benchmarks.torch_boxes", "torch"),
     ("benchmarks.torch_backbones", "torch"),
     ("benchmarks.torch_network", "torch"),
     ("benchmarks.torch_training", "torch"),
