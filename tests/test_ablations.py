@@ -172,6 +172,26 @@ def test_losses_without_boosters():
     )
 
 
+def test_what_weighs_nothing_has_no_backward_pass():
+    logits = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    labels = np.zeros((2, 64, 64), np.int32)
+
+    def work(*weights: float) -> float:
+        config = LossConfig(booster_weights=weights)
+
+        def loss(heads):
+            return total_loss(Outputs(heads[0], tuple(heads[1:])), labels, config)
+
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        parts = gradient([logits] * 5)[1]
+        assert parts["booster_s4"] == parts["main"] > 0
+        return gradient.lower([logits] * 5).cost_analysis()["flops"]
+
+    none, one, all_of_them = work(*NO_BOOSTERS), work(0, 0, 1, 0), work(1, 1, 1, 1)
+    assert all_of_them - none == pytest.approx(4 * (one - none), rel=0.01)
+    assert one - none > 0.1 * none
+
+
 def test_boosters_need_their_branch():
     config = Config()
     config.model.fusion = "detail"

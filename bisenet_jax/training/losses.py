@@ -54,7 +54,10 @@ def total_loss(
         else head_loss(logits, labels, config, None if divisors is None else divisors[name])
         for name, logits in heads.items()
     }
-    total = sum((parts[name] * weights[name] for name in heads), jnp.float32(0))
+    # What weighs nothing is told, but has no backward pass.
+    total = sum(
+        (parts[name] * weights[name] for name in heads if weights[name]), jnp.float32(0)
+    )
     return jnp.asarray(total), parts
 
 
