@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from bisenet_jax.config import Config, DataConfig
+from bisenet_jax.data import cache
 from bisenet_jax.data.cache import open_cache
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.data.coding import plain_ids
@@ -208,7 +209,7 @@ def test_full_disk_is_told_and_leaves_no_cache(tmp_path, kind):
     )
 
 
-def test_killed_run_leaves_nothing_that_is_read(tmp_path):
+def test_killed_run_leaves_nothing_that_is_read_or_stays(tmp_path, monkeypatch):
     process = subprocess.Popen(
         make_command("array", tmp_path, images=2000), cwd=ROOT, stderr=subprocess.DEVNULL
     )
@@ -219,6 +220,19 @@ def test_killed_run_leaves_nothing_that_is_read(tmp_path):
     process.wait()
     assert all(path.suffix == ".partial" for path in tmp_path.iterdir())
     assert not [path for path in tmp_path.rglob("*.json") if json.loads(path.read_text())]
+    (left,) = tmp_path.iterdir()
+    kept = tmp_path / "notes.partial"
+    kept.mkdir()
+    streets = SyntheticStreets(images=4, height=64, width=128)
+    # Within the hour it may be another run's, which is at work on it.
+    open_cache(streets, "array", str(tmp_path))
+    assert left.is_dir()
+    monkeypatch.setattr(cache, "ABANDONED", 0.0)
+    open_cache(streets, "array", str(tmp_path))
+    assert left.is_dir(), "nothing was made, so nothing is tidied"
+    open_cache(streets, "jpeg", str(tmp_path))
+    assert not left.exists() and kept.is_dir()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "array"])

@@ -7,7 +7,8 @@ array  pixels and ids as they are decoded, in two files that are mapped into mem
 
 A cache lies in a folder named after the fingerprint of what it was made from, so that a changed
 file, coding or format never meets an old cache. The folder appears under its name when it is
-whole; what a killed or failed run leaves behind has another name and is never read.
+whole; what a killed run leaves behind has another name and is never read. The next run that makes
+a cache there removes it, an hour after its last write.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ import os
 import secrets
 import shutil
 import struct
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -35,6 +38,9 @@ from bisenet_jax.files import write_json
 
 JPEG_QUALITY = 95
 FORMAT_VERSION = 1
+
+# Seconds after which a cache that nobody writes to is nobody's: every frame is a write.
+ABANDONED = 3600.0
 
 _INDEX_FILE = "index.json"
 _RECORD_FILE = "frames.array_record"
@@ -136,6 +142,7 @@ def _make(source: Source, kind: str, path: Path, threads: int) -> None:
     # By chance and not by process number: in containers that share a disk all can be number 1.
     partial_path = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:
+        _remove_abandoned(path.parent)
         partial_path.mkdir(parents=True)
         packed = _packed(source, kind, threads)
         bar = tqdm(packed, f"cache {kind} {path}", len(source), unit="image", disable=None)
@@ -152,6 +159,16 @@ def _make(source: Source, kind: str, path: Path, threads: int) -> None:
             ) from error
     finally:
         shutil.rmtree(partial_path, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What killed runs have left, which can be gigabytes."""
+    for partial_path in folder.glob(f"{'?' * 20}.{'?' * 16}.partial"):
+        # Another run may end or tidy up meanwhile.
+        with suppress(OSError):
+            times = [path.stat().st_mtime for path in (partial_path, *partial_path.iterdir())]
+            if time.time() - max(times) > ABANDONED:
+                shutil.rmtree(partial_path)
 
 
 def _packed(source: Source, kind: str, threads: int) -> Iterator[tuple[Example, bytes]]:
