@@ -7,8 +7,8 @@ array  pixels and ids as they are decoded, in two files that are mapped into mem
 
 A cache lies in a folder named after the fingerprint of what it was made from, so that a changed
 file, coding or format never meets an old cache. The folder appears under its name when it is
-whole; what a killed run leaves behind has another name and is never read. The next run that makes
-a cache there removes it, an hour after its last write.
+whole; what a killed run leaves behind has another name and is never read. The next run that
+makes a cache there removes it, an hour after its last write.
 """
 
 import hashlib
