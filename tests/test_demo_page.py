@@ -6,7 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from demo_server import PHOTO, STREET, GatedSegmenter, serving
+from demo_server import PHOTO, STREET, serving
+
+from bisenet_jax.segmenter import Segmenter
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -16,15 +18,12 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def segmenter(tiny_weights):
-    return GatedSegmenter(tiny_weights)
-
-
-@pytest.fixture(scope="module")
-def port(segmenter):
+@pytest.fixture
+def served(tiny_weights):
+    """The port of the page, and the network behind it."""
+    segmenter = Segmenter(tiny_weights)
     with serving(segmenter) as port:
-        yield port
+        yield port, segmenter
 
 
 @pytest.fixture
@@ -51,7 +50,8 @@ def wait_for(fact, seconds: float = 60):
     return found
 
 
-def test_in_a_browser(browser, port, segmenter, tmp_path):
+def test_in_a_browser(browser, served, tmp_path):
+    port, segmenter = served
     photo, bad = tmp_path / "photo.png", tmp_path / "bad.png"
     photo.write_bytes(PHOTO)
     bad.write_bytes(b"no picture")
