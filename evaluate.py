@@ -10,8 +10,9 @@
 
 Protocols: full, the network sees whole images at their own size; half, at half of it, and its
 logits go back to full size (the paper's on Cityscapes); double, at twice of it. By default the
-one that the run was trained for. Labels are never resized. The network is the run's or the
-file's own in every respect; --config says what data it is scored on, by default the run's. JSON
+one that the run was trained for, or that of the file (export.py --input_scale). Labels are
+never resized. The network is the run's or the file's own in every respect; --config says what
+data it is scored on, by default the run's. JSON
 keys: miou, miou_interval, pixel_accuracy, class_iou (name to value or null), images, split, ...
 Exit codes: 0 done, 2 something to mend, 130 interrupted.
 """
@@ -49,7 +50,7 @@ from bisenet_jax.evaluation.instances import (
 )
 from bisenet_jax.evaluation.metrics import group_confusion, scores
 from bisenet_jax.evaluation.network import open_run, open_weights
-from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_training
+from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_scale
 from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary, score_table
 from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
@@ -66,8 +67,10 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Of the run: best (by mIoU on val, the default), latest, or a step."
 )
 _SPLIT = flags.DEFINE_string("split", None, "By default config.data.val_split.")
-_PROTOCOL = flags.DEFINE_enum("protocol", None, list(NAMES), "By default the run's own.")
-_SCALES = flags.DEFINE_list("scales", ["1"], "Of the views whose probabilities are averaged.")
+_PROTOCOL = flags.DEFINE_enum("protocol", None, list(NAMES), "By default the network's own.")
+_SCALES = flags.DEFINE_list(
+    "scales", ["1"], "Of the views whose probabilities are averaged, times the protocol's."
+)
 _FLIP = flags.DEFINE_bool("flip", False, "See every view mirrored as well.")
 _SLIDING = flags.DEFINE_string("sliding", None, "Window HEIGHTxWIDTH that slides over a view.")
 _STRIDE = flags.DEFINE_string("stride", None, "Of the window, HEIGHTxWIDTH; default: 2/3.")
@@ -234,8 +237,9 @@ def read_protocol(input_scale: float) -> Protocol:
     stride = read_size("--stride", _STRIDE.value)
     if crop and not stride:
         stride = (max(2 * crop[0] // 3, 1), max(2 * crop[1] // 3, 1))
-    name = _PROTOCOL.value or protocol_of_training(input_scale).name
-    return Protocol(name, scales, _FLIP.value, crop, stride)
+    own = Protocol(_PROTOCOL.value) if _PROTOCOL.value else protocol_of_scale(input_scale)
+    scales = tuple(own.scales[0] * scale for scale in scales)
+    return Protocol(own.name, scales, _FLIP.value, crop, stride)
 
 
 def check_bucket(bucket: int, protocol: Protocol) -> None:

@@ -42,7 +42,7 @@ from bisenet_jax.data.sources import (
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores
-from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import FastNetwork
 from bisenet_jax.files import write_json
@@ -106,7 +106,7 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
         make_train_step(model, optimizer, options), mesh, deterministic=exactly
     )
     normalization = Normalization(options.data.mean, options.data.std)
-    protocol = protocol_of_training(options.augment.input_scale)
+    protocol = protocol_of_scale(options.augment.input_scale)
     network = FastNetwork.of(model)
     evaluate_step = make_evaluate_step(
         network, normalization, own_mesh, protocol, deterministic=exactly

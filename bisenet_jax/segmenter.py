@@ -67,7 +67,7 @@ class Segmenter:
 
     @property
     def input_scale(self) -> float:
-        """How large the network sees a picture: 0.5, 1 or 2; `predict` sees to it itself."""
+        """How large the network sees a picture, such as 0.5; `predict` sees to it itself."""
         return self._weights.input_scale
 
     @property

@@ -27,7 +27,13 @@ from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.files import write_bytes
 from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, STRIDE, BiSeNetV2, without_boosters
 from bisenet_jax.normalization import Normalization
-from bisenet_jax.weights_description import Score, model_fields, read_description
+from bisenet_jax.weights_description import (
+    MAX_INPUT_SCALE,
+    MIN_INPUT_SCALE,
+    Score,
+    model_fields,
+    read_description,
+)
 from bisenet_jax.zoo.registry import describe_names, find_weights
 
 PyTree = Any
@@ -50,7 +56,8 @@ class Weights:
         variables: `params` and `batch_stats`, numpy float32, with or without boosters.
         class_set: what the class ids mean.
         normalization: the one it was trained with.
-        input_scale: how large it sees an image, 1 or, where it was trained so, 0.5 or 2.
+        input_scale: how large it sees an image: as it was trained, 1, 0.5 or 2, or as
+            `with_input_scale` has it.
         preset: the name that the model's fields started from.
         training: the configuration of the run as JSON values, or None.
         score: None where nothing was measured.
@@ -70,6 +77,24 @@ class Weights:
     step: int | None = None
     version: str = __version__
     content_hash: str = ""
+
+    def with_input_scale(self, input_scale: float) -> "Weights":
+        """The same network for images that it sees at another size, 1.25 times theirs, say.
+
+        Trained on frames of many scales it may do best at another than theirs. The score is
+        left behind: it was that of another size.
+
+        Raises:
+            ConfigError: for a scale that no file may have.
+        """
+        if not MIN_INPUT_SCALE <= input_scale <= MAX_INPUT_SCALE:
+            raise ConfigError(
+                f"input scale {input_scale:g} must be from {MIN_INPUT_SCALE} to "
+                f"{MAX_INPUT_SCALE}: how large the network sees an image, 1 as it is"
+            )
+        if input_scale == self.input_scale:
+            return self
+        return dataclasses.replace(self, input_scale=input_scale, score=None)
 
 
 def write_weights(

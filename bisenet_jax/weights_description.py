@@ -13,6 +13,8 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.normalization import Normalization
 
+MIN_INPUT_SCALE, MAX_INPUT_SCALE = 0.01, 2
+
 
 @dataclass(frozen=True)
 class Score:
@@ -57,7 +59,7 @@ def read_description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     rules = {
         "preset": isinstance(known["preset"], str),
         "version": isinstance(known["version"], str),
-        "input_scale": _is_within(known["input_scale"], 0.01, 2),
+        "input_scale": _is_within(known["input_scale"], MIN_INPUT_SCALE, MAX_INPUT_SCALE),
         "training": known["training"] is None or isinstance(known["training"], dict),
         "step": known["step"] is None or _is_whole(known["step"], 0, 2**53),
         "normalization": _is_normalization(known["normalization"]),

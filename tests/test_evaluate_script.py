@@ -35,6 +35,8 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
     results = {}
     weights = tmp_path / "weights.safetensors"
     write_weights(weights, read_run(workdir))
+    enlarged = tmp_path / "enlarged.safetensors"
+    write_weights(enlarged, read_run(workdir).with_input_scale(1.25))
     model = ["--config", "configs/synthetic.py", "--config.data.val_images=3"]
     model += ["--config.data.height=64", "--config.data.width=128"]
     for name, arguments in {
@@ -42,6 +44,10 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
         "file": ["--weights", weights, *model],
         # Of another configuration the data alone counts, none of the network's fields.
         "data": ["--workdir", workdir, *model, "--config.data.mean=(0.1, 0.2, 0.3)"],
+        "scale": ["--workdir", workdir, "--scales", "1.25"],
+        "large": ["--weights", enlarged, *model],
+        "as full": ["--weights", enlarged, *model, "--protocol", "full"],
+        "twice": ["--weights", enlarged, *model, "--scales", "1,2"],
         "views": ["--workdir", workdir, "--scales", "0.5,1", "--flip", "--protocol", "half"],
     }.items():
         done = evaluate(*arguments, "--json", tmp_path / f"{name}.json")
@@ -52,6 +58,12 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
     assert results["run"]["class_iou"] == results["data"]["class_iou"]
     assert results["run"]["protocol"] == results["file"]["protocol"]
     assert results["run"]["boundary_f1"] is not None and "boundary_f1" not in results["file"]
+    # A file that sees images at another size is scored at that, and by a protocol at its own.
+    assert results["large"]["class_iou"] == results["scale"]["class_iou"]
+    assert results["large"]["class_iou"] != results["file"]["class_iou"]
+    assert "at 1.25 times full size" in results["large"]["protocol"]
+    assert results["as full"]["class_iou"] == results["file"]["class_iou"]
+    assert "scales 1.25, 2.5, no flip" in results["twice"]["protocol"]
     assert results["views"]["class_iou"] != results["run"]["class_iou"]
     assert results["views"]["protocol_name"] == "half"
     assert "scales 0.5, 1, mirrored as well" in results["views"]["protocol"]

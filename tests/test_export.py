@@ -105,6 +105,13 @@ def test_script(workdir, tmp_path):
     data = json.loads(told.read_text())
     assert data["format"] == "safetensors" and data["bytes"] == output.stat().st_size
     assert data["stored"] == {"dtype": "float16", "boosters": False}
+    enlarged = tmp_path / "enlarged.safetensors"
+    result = export("--input_scale", "1.25", "--checkpoint", "2", "--output", str(enlarged))
+    assert result.returncode == 0, result.stderr
+    # The score was that of another size.
+    assert read_weights(enlarged).input_scale == 1.25 and "mIoU" not in result.stdout
+    result = export("--input_scale", "3", "--checkpoint", "2", "--output", str(enlarged))
+    assert result.returncode == 2 and "input scale 3 must be from 0.01 to 2" in result.stderr
     read, run = read_weights(output), read_run(workdir, "2")
     assert data["network"]["content_hash"] == read.content_hash
     jax.tree.map(np.testing.assert_array_equal, read.variables, without_boosters(run.variables))

@@ -129,7 +129,7 @@ def test_inputs_that_differ_are_told(tmp_path, tiny_config, model, weights, caps
     read_initial_weights(tiny_config, model)
     told = capsys.readouterr().out
     assert "mean=(0.485, 0.456, 0.406)" in told and "mean=(0.5, 0.5, 0.5)" in told
-    assert "input scale 1, this run has 0.5" in told
+    assert "input scale 1, this run at 0.5" in told
 
 
 def test_a_run_starts_from_the_file_and_goes_on_without_it(

@@ -100,10 +100,11 @@ def test_switches(fields, tmp_path, random_weights):
     check_labels(path, weights, streets(1, 64, 96))
 
 
+@pytest.mark.parametrize("input_scale", [1.25, 2.0])
 @pytest.mark.parametrize("io", ["uint8-labels", "float-logits"])
-def test_doubled_images(io, tmp_path, random_weights):
+def test_enlarged_images(input_scale, io, tmp_path, random_weights):
     weights = random_weights("paper", depthwise_lowering="conv")
-    weights = dataclasses.replace(weights, input_scale=2.0)
+    weights = weights.with_input_scale(input_scale)
     path = tmp_path / "network.onnx"
     found = export_onnx(path, weights, height=41, width=58, io=io)
     assert found.equal_labels >= 0.999 and found.logit_difference < 1e-3

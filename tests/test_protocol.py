@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.evaluation.protocol import Protocol, slide, view_probabilities, window_starts
+from bisenet_jax.evaluation.protocol import (
+    Protocol,
+    protocol_of_scale,
+    slide,
+    view_probabilities,
+    window_starts,
+)
 from bisenet_jax.resize import resize
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -150,11 +156,22 @@ def test_words():
         "protocol full (network input at full size, logits back to full size), single scale, "
         "no flip"
     )
+    assert str(Protocol("half", (1.5,))) == (
+        "protocol half (network input at 1.5 times half size, logits back to full size), "
+        "single scale, no flip"
+    )
     words = str(Protocol("half", (0.5, 1.0), True, (64, 128), (32, 64)))
     assert "protocol half (network input at half size" in words
     assert words.endswith(
         "scales 0.5, 1, mirrored as well, sliding window 128x64, stride 64x32"
     )
+
+
+@pytest.mark.parametrize("scale, name", [(1.0, "full"), (0.5, "half"), (2.0, "double")])
+def test_how_large_a_network_sees_pictures_is_its_protocol(scale, name):
+    assert protocol_of_scale(scale) == Protocol(name)
+    assert protocol_of_scale(1.25).factors == (1.25,)
+    assert "at 1.25 times full size" in str(protocol_of_scale(1.25))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ import train
 from bisenet_jax import config_file
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.publish.card import describe_data, put_row, render_card, result_row
+from bisenet_jax.publish.card import render_card
 from bisenet_jax.publish.curves import draw_curves, ticks
 from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.record import confusions, training_command
+from bisenet_jax.publish.rows import describe_data, describe_miou, put_row, result_row
 from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.training.logs import read_log
@@ -172,7 +173,28 @@ def test_a_final_run_is_shipped_and_the_recipe_is_scored(with_final, published):
     assert "last checkpoint; float16 file" in row
     drawing = (with_final / "root/docs/models/narrow.svg").read_text()
     assert "seed 2" in drawing
+    alone = record | {"runs": record["runs"][:1], "miou_deviation": None}
+    assert describe_miou(alone) == f"{mean} % (one seed; trained on train alone)"
     assert len(read_log(with_final / "all" / "log.jsonl")) == 6
+
+
+def test_another_input_scale_is_scored_shipped_and_told(with_final, published):
+    folder = with_final.parent / "enlarged"
+    shutil.copytree(with_final, folder)
+    publish(folder, "--final", folder / "all", "--input_scale", "1.5")
+    record, page = read_record(folder), (folder / "root/docs/models/narrow.md").read_text()
+    assert (
+        read_weights(find_weights("narrow", folder / "root/bisenet_jax/zoo")).input_scale == 1.5
+    )
+    assert "network input at 1.5 times full size" in record["scores"]["protocol"]
+    assert record["miou_mean"] != read_record(with_final)["miou_mean"]
+    before = read_record(with_final)["runs"]
+    assert [run["miou_last"] for run in record["runs"]] == [run["miou_last"] for run in before]
+    assert "parameters; sees images at 1.5 times their size |" in page
+    assert "which sees images at 1.5 times their size. Last step:" in page
+    assert "float32 %" not in page and "| 2 | 4 | - | - |" in page
+    usual = (with_final / "root/docs/models/narrow.md").read_text()
+    assert "float32 %" in usual and "sees images" not in usual
 
 
 def test_a_final_run_is_one_of_the_recipe_on_more_frames(published):

@@ -11,7 +11,7 @@ import pytest
 
 import bisenet_jax
 from bisenet_jax.errors import ConfigError, DataError, WeightsError
-from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
+from bisenet_jax.evaluation.protocol import predict_by_protocol, protocol_of_scale
 from bisenet_jax.inference import predict_logits
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.pictures import overlay
@@ -78,11 +78,11 @@ def test_normalization_of_the_file_is_used(segmenter, tiny_weights):
     assert not np.allclose(Segmenter(other).logits(IMAGES), segmenter.logits(IMAGES), atol=1e-2)
 
 
-@pytest.mark.parametrize("input_scale, name", [(0.5, "half"), (2.0, "double")])
+@pytest.mark.parametrize("input_scale", [0.5, 1.25, 2.0])
 def test_input_scale_of_the_file_is_used_and_is_the_protocol(
-    input_scale, name, segmenter, tiny_weights
+    input_scale, segmenter, tiny_weights
 ):
-    scaled = Segmenter(dataclasses.replace(tiny_weights, input_scale=input_scale))
+    scaled = Segmenter(tiny_weights.with_input_scale(input_scale))
     labels = scaled.predict(IMAGES)
     assert labels.shape == (2, 40, 70) and (labels != segmenter.predict(IMAGES)).any()
     expected = predict_by_protocol(
@@ -91,7 +91,7 @@ def test_input_scale_of_the_file_is_used_and_is_the_protocol(
         IMAGES,
         np.full((2, 2), (40, 70), np.int32),
         tiny_weights.normalization,
-        Protocol(name),
+        protocol_of_scale(input_scale),
     )
     # Of nearly equal scores the fast network may rank two classes otherwise.
     assert (labels == np.asarray(expected)).mean() > 0.999

@@ -19,7 +19,7 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.network import open_run
-from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import fasten
 from bisenet_jax.model.presets import build_model
@@ -129,7 +129,7 @@ def require_average_as_result(workdir, state, options, miou) -> None:
     jax.tree.map(np.testing.assert_array_equal, scored.parameters, expected)
     # The mIoU of the log belongs to these variables, not to those trained last.
     normalization = Normalization(options.data.mean, options.data.std)
-    protocol = protocol_of_training(options.augment.input_scale)
+    protocol = protocol_of_scale(options.augment.input_scale)
     step = make_evaluate_step(scored.network, normalization, mesh, protocol)
     rest = (open_source(options.data, "val"), options, mesh, Stop(agree_every=1))
     last_trained = dataclasses.replace(state, ema=None)

@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import load, save
 
 from bisenet_jax.data.synthetic import draw_street
-from bisenet_jax.errors import WeightsError
+from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.segmenter import Segmenter
-from bisenet_jax.weights import content_hash, model_fields, read_weights, write_weights
+from bisenet_jax.weights import Score, content_hash, model_fields, read_weights, write_weights
 
 
 @pytest.fixture
@@ -62,6 +62,17 @@ def test_input_scale_and_categories_survive(tmp_path, tiny_weights):
     read = read_weights(tmp_path / "half.safetensors")
     assert read.input_scale == 0.5 and tiny_weights.input_scale == 1.0
     assert read.class_set == halved.class_set and read.class_set.categories == {"sky": (0,)}
+
+
+def test_another_input_scale_leaves_the_score_behind(tiny_weights):
+    scored = dataclasses.replace(tiny_weights, score=Score(0.5, "val", "protocol full"))
+    assert scored.with_input_scale(1.0) == scored
+    enlarged = scored.with_input_scale(1.25)
+    assert enlarged.input_scale == 1.25 and enlarged.score is None
+    assert enlarged.variables is scored.variables
+    for scale in (0.0, 2.5, float("nan")):
+        with pytest.raises(ConfigError, match="must be from 0.01 to 2"):
+            scored.with_input_scale(scale)
 
 
 def test_the_file_describes_itself(path, tiny_weights):

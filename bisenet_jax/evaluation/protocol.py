@@ -77,11 +77,13 @@ class Protocol:
         return len(self.scales) == 1 and not self.flips and self.crop is None
 
     def __str__(self) -> str:
-        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        scales = [f"{scale:g}" for scale in self.scales]
+        is_single = len(scales) == 1
+        times = f"{scales[0]} times " if is_single and self.scales != (1.0,) else ""
         parts = [
-            f"protocol {self.name} (network input at {self.name} size, logits back to full "
-            "size)",
-            "single scale" if self.scales == (1.0,) else f"scales {scales}",
+            f"protocol {self.name} (network input at {times}{self.name} size, logits back to "
+            "full size)",
+            "single scale" if is_single else f"scales {', '.join(scales)}",
             "mirrored as well" if self.flips else "no flip",
         ]
         if self.crop is not None and self.stride is not None:
@@ -90,15 +92,12 @@ class Protocol:
         return ", ".join(parts)
 
 
-def protocol_of_training(input_scale: float) -> Protocol:
-    """The protocol that fits a network trained at this `config.augment.input_scale`."""
+def protocol_of_scale(input_scale: float) -> Protocol:
+    """The protocol of a network that sees a picture so large, in scoring as in use."""
     for name, scale in NAMES.items():
         if scale == input_scale:
             return Protocol(name)
-    raise ConfigError(
-        f"no protocol is named for input scale {input_scale:g}, only for "
-        f"{sorted(NAMES.values())}"
-    )
+    return Protocol(scales=(input_scale,))
 
 
 def predict_by_protocol(

@@ -15,7 +15,7 @@ from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import where
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate
 from bisenet_jax.evaluation.metrics import Scores, scores
-from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.fast.network import FastNetwork
 from bisenet_jax.panels import comparison
 from bisenet_jax.training.pace import waiting, watch_each
@@ -74,7 +74,7 @@ def score(
             num_classes=len(class_set),
             batch_size=options.train.evaluate_batch_size,
             mesh=mesh,
-            protocol=protocol_of_training(options.augment.input_scale),
+            protocol=protocol_of_scale(options.augment.input_scale),
             visit=keep_first,
         )
     return scores(evaluation.confusion), pictures[0] if pictures else None

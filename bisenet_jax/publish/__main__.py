@@ -12,6 +12,8 @@ docs/results.md a row.
 With --final RUN the weights of that run are shipped, from its last checkpoint: a run by the
 same recipe on more frames, such as --config.data.train_split=trainval, which leaves none to
 score it by. The others tell what the recipe is worth then, each at its last step too.
+With --input_scale 1.25 the network of every run is scored, and shipped, for images that it
+sees at 1.25 times their size.
 Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
 card.
 
@@ -28,10 +30,10 @@ from ml_collections import config_flags
 
 from bisenet_jax import command_line, program_cache
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.publish.card import describe_miou
 from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.publication import publish, read_notes
 from bisenet_jax.publish.record import LICENCES, make_record
+from bisenet_jax.publish.rows import describe_miou
 
 
 def define_flags() -> None:
@@ -39,6 +41,9 @@ def define_flags() -> None:
     flags.DEFINE_string("name", None, "Of the network, such as bisenetv2-camvid.")
     flags.DEFINE_multi_string("workdir", [], "Of a train.py run; more may follow.")
     flags.DEFINE_string("final", None, "A run on all labelled frames, to be shipped instead.")
+    flags.DEFINE_float(
+        "input_scale", None, "How large the network sees an image; by default as in training."
+    )
     flags.DEFINE_string("device", None, "What trained it, in words.")
     flags.DEFINE_string("commit", None, "Of the code that trained; by default git's HEAD.")
     flags.DEFINE_string("licence", None, "Of the weights; known for some data sets.")
@@ -61,8 +66,9 @@ def main(words: list[str]) -> None:
     root = Path(values.root)
     notes, commit = read_notes(root, values.name), values.commit or read_commit(root)
     program_cache.keep_compiled_programs()
-    final = read_final(Path(values.final), workdirs) if values.final else None
-    runs = measure_runs(workdirs, "best" if final is None else "latest")
+    scale = values.input_scale
+    final = read_final(Path(values.final), workdirs, scale) if values.final else None
+    runs = measure_runs(workdirs, "best" if final is None else "latest", scale)
     # Of seeds that are not shipped none is chosen.
     best = max(runs, key=lambda run: run.summary["miou"]) if final is None else runs[0]
     source = best.options.data.source

@@ -1,9 +1,10 @@
-"""The model card and its rows in other pages, as Markdown made of a record."""
+"""The model card, as Markdown made of a record."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from bisenet_jax.publish.record import Record
+from bisenet_jax.publish.rows import by_what, describe_miou, percent
 from bisenet_jax.zoo.registry import Entry
 
 _RARE = 0.02  # of the pixels
@@ -25,13 +26,11 @@ def render_card(record: Record, entry: Entry, notes: str) -> str:
         _facts(record, entry),
         f'```python\nimport bisenet_jax\n\nsegmenter = bisenet_jax.load("{name}")\n```',
         "## Score",
-        f"**{describe_miou(record)}** mIoU, {_percent(scores['pixel_accuracy'])} % pixel "
+        f"**{describe_miou(record)}** mIoU, {percent(scores['pixel_accuracy'])} % pixel "
         f"accuracy. {_interval(scores)}",
         f"Protocol: {scores['protocol']}; the float16 file itself.",
         _choice(record),
-        _table(_RUN_HEADS, _run_rows(record)),
-        "float32: the same checkpoint as train.py scored it. Last step: the network at the end "
-        "of the run. Minutes: of the steps, without scoring.",
+        _runs(record),
         f"```bash\n{record['evaluation_command']}\n```",
         "## Classes",
         _table(
@@ -53,78 +52,11 @@ def render_card(record: Record, entry: Entry, notes: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def describe_miou(record: Record) -> str:
-    """`60.12 %`, or with several seeds `59.80 ± 0.41 % (3 seeds; the shipped one 60.12 %)`."""
-    number, told = _percent(record["miou_mean"]), []
-    if record["miou_deviation"] is not None:
-        number += f" ± {_percent(record['miou_deviation'])}"
-        told.append(f"{len(record['runs'])} seeds")
-        if record["final"] is None:
-            told.append(f"the shipped one {_percent(record['scores']['miou'])} %")
-    if record["final"] is not None:
-        told.append(f"trained on {record['train_split']} alone")
-    return f"{number} % ({'; '.join(told)})" if told else f"{number} %"
-
-
-def describe_data(record: Record) -> str:
-    """`CamVid, 60.12 % mIoU on val`, of the shipped weights or, failing that, their recipe."""
-    final, split = record["final"], record["scores"]["split"]
-    how = _by_what(record)
-    if final is None:
-        return f"{record['data']}{how}, {_percent(record['scores']['miou'])} % mIoU on {split}"
-    return (
-        f"{record['data']} {final['split']}{how}; its recipe reaches "
-        f"{_percent(record['miou_mean'])} % mIoU on {split} from {record['train_split']} alone"
-    )
-
-
-def result_row(record: Record) -> str:
-    """The line of one network in docs/results.md."""
-    name = record["name"]
-    seeds = ", ".join(str(run["seed"]) for run in record["runs"])
-    cells = (
-        f"[{name}](models/{name}.md)",
-        f"{record['scores']['protocol']}; preset `{record['preset']}`, trained"
-        f"{_by_what(record) or ' by SGD'}; {_which(record)}; float16 file",
-        f"**{describe_miou(record)}** mIoU",
-        seeds,
-        f"[card](models/{name}.md#training)",
-        f"`{record['commit']}`",
-        record["device"],
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def readme_row(name: str, entry: Entry) -> str:
-    """The line of one network in README.md."""
-    return f"| `{name}` | {entry.summary}; {entry.licence} | [card]({entry.card}) |"
-
-
-def put_row(page: str, row: str, head: str) -> str:
-    """The page with the row in place of the one whose first cell is the same, else on top.
-
-    Args:
-        page: Markdown.
-        row: of a table.
-        head: how the first line of that table begins.
-    """
-    lines = page.splitlines()
-    first_cell = row.split(" | ")[0] + " |"
-    for number, line in enumerate(lines):
-        if line.startswith(first_cell):
-            lines[number] = row
-            break
-    else:
-        top = next(number for number, line in enumerate(lines) if line.startswith(head))
-        lines.insert(top + 2, row)
-    return "\n".join(lines) + "\n"
-
-
 def _facts(record: Record, entry: Entry) -> str:
     split = (record["final"] or {"split": record["train_split"]})["split"]
     rows = [
         ("licence", f"**{entry.licence}**"),
-        ("network", f"preset `{record['preset']}`, {record['parameters']:,} parameters"),
+        ("network", _network(record)),
         (
             "file",
             f"`{entry.file}`, {entry.bytes:,} bytes; parameters float16, computed in float32",
@@ -133,20 +65,18 @@ def _facts(record: Record, entry: Entry) -> str:
         (
             "trained on",
             f"{record['data']} {split}, crops of {record['width']}x{record['height']}"
-            f"{_by_what(record)}",
+            f"{by_what(record)}",
         ),
         ("by", f"commit `{record['commit']}`, {record['device']}, {record['dtype']}"),
     ]
     return _table(("", ""), rows)
 
 
-def _by_what(record: Record) -> str:
-    """The optimiser, where it is not the paper's."""
-    return "" if record["optimizer"] == "sgd" else f" by {record['optimizer'].capitalize()}"
-
-
-def _which(record: Record) -> str:
-    return "best of the scored checkpoints" if record["final"] is None else "last checkpoint"
+def _network(record: Record) -> str:
+    """Which one, and how large it sees an image where that is not as it is."""
+    scale = record["input_scale"]
+    seen = "" if scale == 1 else f"; sees images at {scale:g} times their size"
+    return f"preset `{record['preset']}`, {record['parameters']:,} parameters{seen}"
 
 
 def _choice(record: Record) -> str:
@@ -173,14 +103,34 @@ def _choice(record: Record) -> str:
     return text
 
 
+def _runs(record: Record) -> str:
+    """The table of runs, and what its columns are."""
+    minutes = "Minutes: of the steps, without scoring."
+    rows: list[tuple[str, ...]] = [_RUN_HEADS, *_run_rows(record)]
+    text = (
+        "float32: the same checkpoint as train.py scored it. Last step: the network at the end "
+        f"of the run. {minutes}"
+    )
+    if record["input_scale"] != record["trained_scale"]:
+        # No float32 network was scored for what the file's is.
+        column = _RUN_HEADS.index("float32 %")
+        rows = [row[:column] + row[column + 1 :] for row in rows]
+        text = (
+            f"mIoU: of the file, which sees images at {record['input_scale']:g} times their "
+            "size. Last step: the float32 network at the end of the run as train.py scored it, "
+            f"at {record['trained_scale']:g} times their size. {minutes}"
+        )
+    return f"{_table(rows[0], rows[1:])}\n\n{text}"
+
+
 def _run_rows(record: Record) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             str(run["seed"]),
             str(run["step"]),
-            _percent(run["miou"]),
-            _percent(run["miou_float32"]),
-            _percent(run["miou_last"]),
+            percent(run["miou"]),
+            percent(run["miou_float32"]),
+            percent(run["miou_last"]),
             "-" if run["minutes"] is None else f"{run['minutes']:.0f}",
             "shipped" if run["is_shipped"] else "",
         )
@@ -199,9 +149,9 @@ def _classes(record: Record) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            _percent(iou),
-            _percent(scores["class_accuracy"][name]),
-            _percent(scores["class_share"][name]),
+            percent(iou),
+            percent(scores["class_accuracy"][name]),
+            percent(scores["class_share"][name]),
             _taken_for(record["confusions"][name]),
         )
         for name, iou in scores["class_iou"].items()
@@ -216,8 +166,8 @@ def _rare(scores: dict[str, Any]) -> str:
         return f"{len(ious)} classes occur."
     return (
         f"Mean IoU of the {len(rare)} classes that fill less than {100 * _RARE:g} % of the "
-        f"pixels each: {_percent(sum(rare) / len(rare))} %; of the {len(common)} others: "
-        f"{_percent(sum(common) / len(common))} %."
+        f"pixels each: {percent(sum(rare) / len(rare))} %; of the {len(common)} others: "
+        f"{percent(sum(common) / len(common))} %."
     )
 
 
@@ -236,7 +186,7 @@ def _failures(record: Record) -> str:
         head = "No class has less than half the mean IoU; the weakest:"
     else:
         head = "Do not rely on the classes with less than half the mean IoU:"
-    lines = [f"- {name}, {_percent(iou)} %{_lost_to(record, name)}" for iou, name in weak]
+    lines = [f"- {name}, {percent(iou)} %{_lost_to(record, name)}" for iou, name in weak]
     return f"{head}\n\n" + "\n".join(lines)
 
 
@@ -285,7 +235,7 @@ def _interval(scores: dict[str, Any]) -> str:
         return ""
     return (
         f"{100 * interval['level']:g} % interval over images (of this network, not over "
-        f"seeds): {_percent(interval['low'])} to {_percent(interval['high'])} %."
+        f"seeds): {percent(interval['low'])} to {percent(interval['high'])} %."
     )
 
 
@@ -296,7 +246,3 @@ def _taken_for(found: dict[str, Any] | None) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
     return "\n".join((first, "|---" * len(heads) + "|", *others))
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.2f}"

@@ -21,7 +21,7 @@ from bisenet_jax.evaluation.bootstrap import bootstrap_miou
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.evaluation.network import open_weights
-from bisenet_jax.evaluation.protocol import protocol_of_training
+from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary
 from bisenet_jax.training.logs import LOG_FILE, read_log
 from bisenet_jax.training.run import read_run
@@ -74,8 +74,15 @@ class Final(NamedTuple):
     weights: Weights
 
 
-def measure_runs(workdirs: list[Path], checkpoint: str = "best") -> list[Measured]:
+def measure_runs(
+    workdirs: list[Path], checkpoint: str = "best", input_scale: float | None = None
+) -> list[Measured]:
     """Score a checkpoint of each run, `best` or `latest`, on its validation split.
+
+    Args:
+        workdirs: of the runs.
+        checkpoint: of each.
+        input_scale: how large the stored networks see an image, if not as in training.
 
     Raises:
         ConfigError: for runs that differ in more than their seed, or not even in that.
@@ -83,13 +90,15 @@ def measure_runs(workdirs: list[Path], checkpoint: str = "best") -> list[Measure
     configurations = [config_file.load(workdir) for workdir in workdirs]
     _require_comparable(workdirs, configurations)
     return [
-        _measure(workdir, options, checkpoint)
+        _measure(workdir, options, checkpoint, input_scale)
         for workdir, options in zip(workdirs, configurations, strict=True)
     ]
 
 
-def read_final(workdir: Path, scored: list[Path]) -> Final:
+def read_final(workdir: Path, scored: list[Path], input_scale: float | None = None) -> Final:
     """The run on all frames; but for them it has the recipe of the scored ones.
+
+    Its stored network sees images at the given scale, as `measure_runs` has it.
 
     Raises:
         ConfigError: where it has another recipe, the frames of a scored run or its seed.
@@ -106,7 +115,7 @@ def read_final(workdir: Path, scored: list[Path]) -> Final:
     log = [line for line in read_log(workdir / LOG_FILE) if line["group"] == "train"]
     with tempfile.TemporaryDirectory() as folder:
         unscored = dataclasses.replace(read_run(workdir, "latest"), score=None)
-        return Final(options, log, read_weights(_store(unscored, folder)))
+        return Final(options, log, read_weights(_store(unscored, folder, input_scale)))
 
 
 def _require_comparable(
@@ -135,22 +144,26 @@ def _require_comparable(
         )
 
 
-def _store(weights: Weights, folder: str) -> str:
+def _store(weights: Weights, folder: str, input_scale: float | None) -> str:
     """The path of the weights as they are shipped, boosters left behind."""
     path = str(Path(folder) / "weights.safetensors")
+    if input_scale is not None:
+        weights = weights.with_input_scale(input_scale)
     write_weights(path, weights, dtype=STORED_DTYPE)
     return path
 
 
-def _measure(workdir: Path, options: Config, checkpoint: str) -> Measured:
+def _measure(
+    workdir: Path, options: Config, checkpoint: str, input_scale: float | None
+) -> Measured:
     class_set = find_class_set(options.data.classes)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with tempfile.TemporaryDirectory() as folder:
-        path = _store(read_run(workdir, checkpoint), folder)
+        path = _store(read_run(workdir, checkpoint), folder, input_scale)
         weights = read_weights(path)
         scored = open_weights(path, options.data, mesh)
     source, split = open_source(options.data, options.data.val_split), options.data.val_split
-    protocol = protocol_of_training(options.augment.input_scale)
+    protocol = protocol_of_scale(weights.input_scale)
     examples = evaluation_examples(
         source, threads=options.data.threads, process_index=0, process_count=1
     )

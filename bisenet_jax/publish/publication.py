@@ -9,10 +9,11 @@ from pathlib import Path
 from bisenet_jax.complexity import count_parameters
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_bytes, write_json
-from bisenet_jax.publish.card import describe_data, put_row, readme_row, render_card, result_row
+from bisenet_jax.publish.card import render_card
 from bisenet_jax.publish.curves import draw_curves
 from bisenet_jax.publish.measurement import STORED_DTYPE, Final, Measured
 from bisenet_jax.publish.record import Record
+from bisenet_jax.publish.rows import describe_data, put_row, readme_row, result_row
 from bisenet_jax.publish.training_log import pack_logs
 from bisenet_jax.weights import Score, write_weights
 from bisenet_jax.zoo.registry import REGISTRY_FILE, Entry, enter

@@ -78,6 +78,8 @@ def make_record(
         "evaluate_every": options.train.evaluate_every,
         "height": options.augment.crop_height,
         "width": options.augment.crop_width,
+        "input_scale": best.weights.input_scale,
+        "trained_scale": options.augment.input_scale,
         "miou_mean": statistics.fmean(mious),
         "miou_deviation": statistics.stdev(mious) if len(mious) > 1 else None,
         "runs": [_describe_run(run, final is None and run is best) for run in runs],
@@ -157,7 +159,8 @@ def _describe_run(run: Measured, is_shipped: bool) -> dict[str, Any]:
         "step": run.weights.step,
         "miou": run.summary["miou"],
         "pixel_accuracy": run.summary["pixel_accuracy"],
-        # By train.py, of the float32 parameters; and at the end of the run.
+        # By train.py, of the float32 parameters; and at the end of the run. The first is
+        # unknown where the file sees images at another size than train.py showed them at.
         "miou_float32": None if score is None else score.miou,
         "miou_last": scored[-1]["miou"] if scored else None,
         "last_step": scored[-1]["step"] if scored else None,

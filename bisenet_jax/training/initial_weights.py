@@ -84,7 +84,7 @@ def read_initial_weights(options: Config, model: BiSeNetV2) -> Weights | None:
     _compare_normalization(options, weights.normalization)
     if weights.input_scale != options.augment.input_scale:
         print(
-            f"{path} was trained at input scale {weights.input_scale:g}, this run has "
+            f"{path} sees images at input scale {weights.input_scale:g}, this run at "
             f"{options.augment.input_scale:g}"
         )
     return weights
