@@ -50,11 +50,11 @@ from bisenet_jax.evaluation.instances import (
 )
 from bisenet_jax.evaluation.metrics import group_confusion, scores
 from bisenet_jax.evaluation.network import open_run, open_weights
-from bisenet_jax.evaluation.protocol import NAMES, Protocol, protocol_of_scale
 from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary, score_table
 from bisenet_jax.evaluation.submission import open_submission
 from bisenet_jax.files import write_json
 from bisenet_jax.panels import comparison
+from bisenet_jax.protocol import NAMES, Protocol, protocol_of_scale
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Says where the data is; by default the run's own."

@@ -42,12 +42,12 @@ from bisenet_jax.data.sources import (
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.metrics import Scores
-from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import FastNetwork
 from bisenet_jax.files import write_json
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training import checkpoint, finite
 from bisenet_jax.training.initial_weights import read_initial_weights, start_from
 from bisenet_jax.training.logs import BOARD_FOLDER, open_log

@@ -29,6 +29,7 @@ FLOORS = [
         "bisenet_jax.config_rules",
         "bisenet_jax.resize",
         "bisenet_jax.normalization",
+        "bisenet_jax.protocol",
         "bisenet_jax.parallel",
         "bisenet_jax.distributed",
         "bisenet_jax.drawing",

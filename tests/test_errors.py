@@ -36,11 +36,11 @@ from bisenet_jax.data.cityscapes.archive import open_zip
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.coco_stuff import MATRIX_IDS
 from bisenet_jax.data.sources import open_source
-from bisenet_jax.evaluation.protocol import Protocol
 from bisenet_jax.export.verification import find_pictures
 from bisenet_jax.files import write_bytes, write_json
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.parallel import make_mesh
+from bisenet_jax.protocol import Protocol
 from bisenet_jax.training.run import restore_run
 from bisenet_jax.weights import read_weights, write_weights
 from bisenet_jax.zoo.registry import Entry, enter, find_weights

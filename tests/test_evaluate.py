@@ -15,12 +15,12 @@ from bisenet_jax import parallel
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.synthetic import SyntheticStreets, draw_street
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
-from bisenet_jax.evaluation.protocol import Protocol
 from bisenet_jax.inference import make_label_function
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.initialization import initialize
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.protocol import Protocol
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((64, 96), (64, 96), (50, 70), (64, 96), (50, 70))

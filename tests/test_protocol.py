@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from bisenet_jax.errors import ConfigError
-from bisenet_jax.evaluation.protocol import (
-    Protocol,
-    protocol_of_scale,
-    slide,
-    view_probabilities,
-    window_starts,
-)
+from bisenet_jax.evaluation.views import slide, view_probabilities, window_starts
+from bisenet_jax.protocol import Protocol, protocol_of_scale
 from bisenet_jax.resize import resize
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -11,10 +11,11 @@ import pytest
 
 import bisenet_jax
 from bisenet_jax.errors import ConfigError, DataError, WeightsError
-from bisenet_jax.evaluation.protocol import predict_by_protocol, protocol_of_scale
+from bisenet_jax.evaluation.views import predict_by_protocol
 from bisenet_jax.inference import predict_logits
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.pictures import overlay
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.weights import write_weights
 

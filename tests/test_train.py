@@ -19,11 +19,11 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.network import open_run
-from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.validation import score
 from bisenet_jax.fast.network import fasten
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import read_log
 from bisenet_jax.training.optimizer import make_optimizer

@@ -18,9 +18,10 @@ from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.example import Example
 from bisenet_jax.evaluation.bootstrap import image_counts
 from bisenet_jax.evaluation.metrics import confusion_matrix_per_image
-from bisenet_jax.evaluation.protocol import Protocol, predict_by_protocol
+from bisenet_jax.evaluation.views import predict_by_protocol
 from bisenet_jax.inference import Network
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.protocol import Protocol
 
 PyTree = Any
 Arrays = dict[str, jax.Array]

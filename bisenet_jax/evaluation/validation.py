@@ -15,9 +15,9 @@ from bisenet_jax.data.loader import evaluation_examples
 from bisenet_jax.data.sources import where
 from bisenet_jax.evaluation.evaluate import EvaluateStep, evaluate
 from bisenet_jax.evaluation.metrics import Scores, scores
-from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.fast.network import FastNetwork
 from bisenet_jax.panels import comparison
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training.pace import waiting, watch_each
 from bisenet_jax.training.state import TrainState
 from bisenet_jax.training.stop import Stop

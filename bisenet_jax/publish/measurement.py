@@ -21,8 +21,8 @@ from bisenet_jax.evaluation.bootstrap import bootstrap_miou
 from bisenet_jax.evaluation.evaluate import evaluate, make_evaluate_step
 from bisenet_jax.evaluation.metrics import scores
 from bisenet_jax.evaluation.network import open_weights
-from bisenet_jax.evaluation.protocol import protocol_of_scale
 from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summary
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training.logs import LOG_FILE, read_log
 from bisenet_jax.training.run import read_run
 from bisenet_jax.weights import Weights, read_weights, write_weights

@@ -13,6 +13,7 @@ from bisenet_jax.errors import CheckpointError, ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training import checkpoint
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.state import TrainState, create_state
@@ -97,12 +98,10 @@ def _find_step(saved: checkpoint.Checkpoints, wish: str, workdir: Path) -> int:
 
 def _describe_protocol(options: Config) -> str:
     """How train.py scores: its `score` function in words."""
-    size = {1: "full", 0.5: "half", 2: "double"}[options.augment.input_scale]
     return (
         f"by train.py: all whole images of split {options.data.val_split!r} of source "
-        f"{options.data.source!r}, protocol {size} (network input at {size} size, logits back "
-        f"to full size), single scale, no flip, {options.model.dtype}, one confusion matrix; "
-        "float32 parameters"
+        f"{options.data.source!r}, {protocol_of_scale(options.augment.input_scale)}, "
+        f"{options.model.dtype}, one confusion matrix; float32 parameters"
     )
 
 
