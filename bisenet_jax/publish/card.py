@@ -75,8 +75,12 @@ def _facts(record: Record, entry: Entry) -> str:
 def _network(record: Record) -> str:
     """Which one, and how large it sees an image where that is not as it is."""
     scale = record["input_scale"]
-    seen = "" if scale == 1 else f"; sees images at {scale:g} times their size"
+    seen = "" if scale == 1 else f"; sees images at {_size(scale)}"
     return f"preset `{record['preset']}`, {record['parameters']:,} parameters{seen}"
+
+
+def _size(scale: float) -> str:
+    return "their own size" if scale == 1 else f"{scale:g} times their size"
 
 
 def _choice(record: Record) -> str:
@@ -87,7 +91,7 @@ def _choice(record: Record) -> str:
             f"{record['data']} {final['split']}, where no labelled frame is left to score them "
             f"by: all scores on this page are the recipe's, trained on "
             f"{record['train_split']} alone. Each run counts at its last step, as the shipped "
-            "one does, so that nothing is chosen by the split that is quoted. Pixel accuracy, "
+            "one does, so that no step is chosen by the split that is quoted. Pixel accuracy, "
             f"interval, classes and failures are of seed {record['runs'][0]['seed']}."
         )
     text = (
@@ -116,9 +120,9 @@ def _runs(record: Record) -> str:
         column = _RUN_HEADS.index("float32 %")
         rows = [row[:column] + row[column + 1 :] for row in rows]
         text = (
-            f"mIoU: of the file, which sees images at {record['input_scale']:g} times their "
-            "size. Last step: the float32 network at the end of the run as train.py scored it, "
-            f"at {record['trained_scale']:g} times their size. {minutes}"
+            f"mIoU: of the file, which sees images at {_size(record['input_scale'])}. Last "
+            "step: the float32 network at the end of the run as train.py scored it, at "
+            f"{_size(record['trained_scale'])}. {minutes}"
         )
     return f"{_table(rows[0], rows[1:])}\n\n{text}"
 
