@@ -91,7 +91,6 @@ _BEFORE_FIELDS_CAME = {
 
 def read_model(fields: Any) -> BiSeNetV2:
     """The network of `model_fields`."""
-    # A field that is absent has no default here: the switch was thrown one way or the other.
     known = model_fields(BiSeNetV2())
     # Any other absent field has no default: the switch was thrown one way or the other.
     given: dict[str, Any] = {**_BEFORE_FIELDS_CAME, **dict(_tuples(fields))}
