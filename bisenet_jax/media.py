@@ -158,8 +158,8 @@ def open_video(source: Path | int) -> Generator[Video]:
         else:
             announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             video.announced = announced if announced > 0 else None
-            video.frames = _all_frames(capture)
-            yield video
+            with _all_frames(capture, video):
+                yield video
     finally:
         capture.release()
 
@@ -304,9 +304,31 @@ def _require_video(path: Path) -> None:
         )
 
 
-def _all_frames(capture: Any) -> Iterator[np.ndarray]:
-    while (read := capture.read())[0]:
-        yield np.ascontiguousarray(read[1][..., ::-1])
+@contextmanager
+def _all_frames(capture: Any, video: Video) -> Generator[None]:
+    """Fill `video.frames`, which end with the block at the latest.
+
+    Another thread may read ahead, and be at it then. A capture that is released in the midst of
+    reading hangs, or worse: the block waits for that frame.
+    """
+    reading, is_over = threading.Lock(), False
+
+    def take() -> Iterator[np.ndarray]:
+        while True:
+            with reading:
+                if is_over:
+                    return
+                is_there, frame = capture.read()
+            if not is_there:
+                return
+            yield np.ascontiguousarray(frame[..., ::-1])
+
+    video.frames = take()
+    try:
+        yield
+    finally:
+        with reading:
+            is_over = True
 
 
 @contextmanager

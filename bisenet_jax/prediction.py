@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -173,7 +173,7 @@ def _predict_open_video(
         raise DataError(f"{item}: holds no frame that can be read; record or fetch it again")
     frames = itertools.chain([first], frames)
     # A camera has its own thread, and frames that wait would be old ones.
-    frames = frames if item.is_camera else read_ahead(frames, READ_AHEAD)
+    ahead = nullcontext(frames) if item.is_camera else closing(read_ahead(frames, READ_AHEAD))
     height, width = first.image.shape[:2]
     # Before the clock starts; what a camera has shown until then was never meant to be kept.
     asked = time.monotonic()
@@ -184,7 +184,10 @@ def _predict_open_video(
     began, moments = time.monotonic(), deque[float](maxlen=RATE_WINDOW)
     made, last = 0, None
 
-    with media.open_video_writer(paths[0], video.rate, height, width) as append:
+    with (
+        ahead as frames,
+        media.open_video_writer(paths[0], video.rate, height, width) as append,
+    ):
 
         def write(frame: Frame, labels: np.ndarray) -> None:
             nonlocal made, last
@@ -247,7 +250,10 @@ def label_frames(
 
 
 def read_ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
-    """The same items in order, up to `count` of them made before they are asked for."""
+    """The same items in order, up to `count` of them made before they are asked for.
+
+    Closing it waits for the one that is being made.
+    """
     end: Any = object()
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         waiting = deque(reader.submit(next, items, end) for _ in range(count))

@@ -280,3 +280,22 @@ def test_a_slow_user_of_a_camera_gets_the_newest_frame(monkeypatch):
         camera.may_go.release()
         assert [frame[0, 0, 0] for frame in video.frames] == [5]
         assert video.dropped == 3
+
+
+def test_a_video_is_released_only_when_no_thread_reads_it(tmp_path, monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    (tmp_path / "drive.mp4").write_bytes(b"\0\0\0\0ftypisom")
+    capture, made_at_release, read = FakeCamera(frames=2), [], []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda path: capture)
+    monkeypatch.setattr(capture, "release", lambda: made_at_release.append(capture.made))
+
+    reader = threading.Thread(target=lambda: read.append(next(video.frames)))
+    with open_video(tmp_path / "drive.mp4") as video:
+        reader.start()
+        capture.was_asked.acquire()  # it is in the midst of a frame
+        threading.Timer(0.2, capture.may_go.release).start()
+    assert made_at_release == [1]
+    reader.join(10)
+    assert len(read) == 1
+    assert list(video.frames) == []  # a released capture is asked for nothing
+    assert capture.made == 1

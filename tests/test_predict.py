@@ -324,9 +324,12 @@ def test_an_interrupted_video_leaves_nothing(segmenter, tmp_path, monkeypatch):
         return original(images)  # of compiling, before
 
     monkeypatch.setattr(segmenter, "start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupted:
         run(segmenter, [path], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+    # Though the error still holds all that was at work.
+    assert interrupted.tb
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
 
 
 def test_a_video_that_cannot_be_read_is_named(segmenter, tmp_path):
