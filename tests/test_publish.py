@@ -1,5 +1,6 @@
 """From runs to a shipped network in one command: each number on the card has its source."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -17,12 +18,13 @@ import train
 from bisenet_jax import config_file
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.publish.addition import measure_further, read_published
 from bisenet_jax.publish.card import render_card
 from bisenet_jax.publish.curves import draw_curves, ticks
 from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.record import confusions, training_command
 from bisenet_jax.publish.rows import describe_data, describe_miou, put_row, result_row
-from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin
+from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin, unpack_logs
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.training.logs import read_log
 from bisenet_jax.weights import read_weights
@@ -59,6 +61,11 @@ def publish(folder: Path, *further: object, code: int = 0) -> str:
     words = ["--name", "narrow", "--config", "configs/synthetic.py", "--root", folder / "root"]
     words += ["--device", "a test", "--commit", "abc123", *further]
     words += ["--workdir", folder / "run0", folder / "run1"]
+    return run_publish(words, code)
+
+
+def run_publish(words: list[object], code: int) -> str:
+    """What it tells: the errors of a run that ends in one."""
     command = [sys.executable, "-m", "bisenet_jax.publish", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
@@ -195,6 +202,75 @@ def test_another_input_scale_is_scored_shipped_and_told(with_final, published):
     assert "float32 %" not in page and "| 2 | 4 | - | - |" in page
     usual = (with_final / "root/docs/models/narrow.md").read_text()
     assert "float32 %" in usual and "sees images" not in usual
+
+
+@pytest.fixture(scope="module")
+def further(with_final, make_tiny_config) -> Path:
+    """A run with another seed, in a folder whose other runs are gone."""
+    folder = with_final.parent / "further"
+    shutil.copytree(with_final / "root", folder / "root")
+    options = make_tiny_config()
+    options.train.steps, options.train.evaluate_every, options.train.seed = 4, 2, 3
+    train.train(options, folder / "run3")
+    return folder
+
+
+def add(folder: Path, workdir: Path, *further: object, code: int = 0) -> str:
+    words = ["--name", "narrow", "--root", folder / "root", "--add", "--commit", "def456"]
+    words += ["--device", "another test", *further, "--workdir", workdir]
+    return run_publish(words, code)
+
+
+def test_a_further_seed_is_added_to_what_is_published(further, with_final):
+    folder = further.parent / "added"
+    shutil.copytree(further, folder)
+    assert "(3 seeds; trained on train alone)" in add(folder, further / "run3")
+    before, after = read_record(with_final), read_record(folder)
+    assert after["runs"][:2] == before["runs"]
+    run = after["runs"][2]
+    (alone,) = measure_runs([further / "run3"], "latest")
+    assert (run["seed"], run["miou"]) == (3, alone.summary["miou"])
+    mious = [run["miou"] for run in after["runs"]]
+    assert after["miou_mean"] == pytest.approx(statistics.mean(mious), rel=1e-12)
+    assert after["miou_deviation"] == pytest.approx(statistics.stdev(mious), rel=1e-12)
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"runs", "miou_mean", "miou_deviation", "summary"}
+    # The shipped network is the same to the last byte.
+    file = "root/bisenet_jax/zoo/narrow.safetensors"
+    assert (folder / file).read_bytes() == (with_final / file).read_bytes()
+    page = (folder / "root/docs/models/narrow.md").read_text()
+    assert "Seed 3 was added later: commit `def456`, another test." in page
+    assert "`--config.train.seed=` 0, 1, 3 with" in page and "commit `abc123`, a test" in page
+    assert "| 0, 1, 3 |" in (folder / "root/docs/results.md").read_text()
+    packed = "root/docs/models/narrow.log.jsonl.gz"
+    logs = unpack_logs((folder / packed).read_bytes())
+    assert list(logs) == [0, 1, 2, 3]
+    kept = unpack_logs((with_final / packed).read_bytes())
+    assert {seed: logs[seed] for seed in kept} == kept
+
+
+def test_what_cannot_be_added(further, published, tmp_path):
+    run = further / "run3"
+    told = add(further, run, "--input_scale", "1.5", code=2)
+    assert "--add changes nothing of the shipped network" in told
+    with pytest.raises(ConfigError, match="a further one may beat: publish all runs together"):
+        read_published(published / "root", "narrow")
+    with pytest.raises(
+        ConfigError, match=r"none.json does not exist: publish .* without --add"
+    ):
+        read_published(further / "root", "none")
+    earlier, options = read_published(further / "root", "narrow"), config_file.load(run)
+    quick = dataclasses.replace(options.optimizer, learning_rate=0.5)
+    more = dataclasses.replace(options.data, train_split="trainval")
+    repeated = dataclasses.replace(options.train, seed=1)
+    for change, message in (
+        ({"optimizer": quick}, "differs from the shipped narrow in config.optimizer.learning"),
+        ({"data": more}, "was trained on trainval, the scored runs on train:"),
+        ({"train": repeated}, "has seed 1, which is published; take another"),
+    ):
+        config_file.save(dataclasses.replace(options, **change), tmp_path / "run")
+        with pytest.raises(ConfigError, match=message):
+            measure_further(earlier, [tmp_path / "run"])
 
 
 def test_a_final_run_is_one_of_the_recipe_on_more_frames(published):

@@ -14,6 +14,8 @@ same recipe on more frames, such as --config.data.train_split=trainval, which le
 score it by. The others tell what the recipe is worth then, each at its last step too.
 With --input_scale 1.25 the network of every run is scored, and shipped, for images that it
 sees at 1.25 times their size.
+With --add the runs are further seeds of a network that was published with --final; its weights
+stay, and its runs may be gone.
 Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
 card.
 
@@ -30,10 +32,13 @@ from ml_collections import config_flags
 
 from bisenet_jax import command_line, program_cache
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.publish.addition import add_runs, measure_further, read_published
 from bisenet_jax.publish.measurement import measure_runs, read_final
 from bisenet_jax.publish.publication import publish, read_notes
-from bisenet_jax.publish.record import LICENCES, make_record
+from bisenet_jax.publish.record import LICENCES, Record, make_record
 from bisenet_jax.publish.rows import describe_miou
+from bisenet_jax.publish.training_log import Logs
+from bisenet_jax.weights import Weights
 
 
 def define_flags() -> None:
@@ -44,6 +49,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "input_scale", None, "How large the network sees an image; by default as in training."
     )
+    flags.DEFINE_bool("add", False, "Further seeds of what is published.")
     flags.DEFINE_string("device", None, "What trained it, in words.")
     flags.DEFINE_string("commit", None, "Of the code that trained; by default git's HEAD.")
     flags.DEFINE_string("licence", None, "Of the weights; known for some data sets.")
@@ -53,10 +59,15 @@ def define_flags() -> None:
 def main(words: list[str]) -> None:
     values = flags.FLAGS
     workdirs = [Path(word) for word in (*values.workdir, *words)]
-    if not workdirs or None in (values.config, values.name, values.device):
+    if not workdirs or None in (values.name, values.device, values.config or values.add):
         raise ConfigError(
             "give --name, --config FILE, --device WORDS and --workdir RUN [RUN ...]; --help "
             "shows an example"
+        )
+    if values.add and (values.final or values.input_scale or values.licence):
+        raise ConfigError(
+            "--add changes nothing of the shipped network: leave --final, --input_scale and "
+            "--licence out"
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", values.name):
         raise ConfigError(
@@ -66,6 +77,17 @@ def main(words: list[str]) -> None:
     root = Path(values.root)
     notes, commit = read_notes(root, values.name), values.commit or read_commit(root)
     program_cache.keep_compiled_programs()
+    if values.add:
+        record, weights, logs = _add(root, workdirs, commit)
+    else:
+        record, weights, logs = _begin(workdirs, commit)
+    entry = publish(root, record, weights, logs, notes)
+    print(f"{values.name}: {describe_miou(record)} mIoU, {entry.bytes:,} bytes, {entry.card}")
+
+
+def _begin(workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
+    """A network as these runs have it, whatever was published under its name."""
+    values = flags.FLAGS
     scale = values.input_scale
     final = read_final(Path(values.final), workdirs, scale) if values.final else None
     runs = measure_runs(workdirs, "best" if final is None else "latest", scale)
@@ -89,8 +111,18 @@ def main(words: list[str]) -> None:
         commit=commit,
         device=values.device,
     )
-    entry = publish(root, record, runs, best, notes, final)
-    print(f"{values.name}: {describe_miou(record)} mIoU, {entry.bytes:,} bytes, {entry.card}")
+    trained = [*runs, *([final] if final else [])]
+    logs = {run.options.train.seed: run.log for run in trained}
+    return record, best.scored_weights() if final is None else final.weights, logs
+
+
+def _add(root: Path, workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
+    """The published network with further seeds in its record."""
+    values = flags.FLAGS
+    published = read_published(root, values.name)
+    runs = measure_further(published, workdirs)
+    record, logs = add_runs(published, runs, commit=commit, device=values.device)
+    return record, published.weights, logs
 
 
 def read_commit(root: Path) -> str:

@@ -230,6 +230,11 @@ def _training(record: Record) -> str:
                 f" The run of seed {run['seed']} was published after step "
                 f"{run['steps_made']:,}, before its learning rate had come to its end."
             )
+        if "commit" in run:
+            text += (
+                f" Seed {run['seed']} was added later: commit `{run['commit']}`, "
+                f"{run['device']}."
+            )
     return text
 
 

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
-from bisenet_jax.publish.training_log import average, curve
+from bisenet_jax.publish.training_log import Logs, average, curve
 
 Points = Sequence[tuple[int, float]]
 
@@ -21,11 +20,11 @@ PANELS = (
 )
 
 
-def draw_curves(logs: Mapping[int, Sequence[dict[str, Any]]], title: str) -> str:
+def draw_curves(logs: Logs, title: str) -> str:
     """The drawing as SVG text; it holds nothing that runs and no link.
 
     Args:
-        logs: of each seed, the lines of `log.jsonl`.
+        logs: of each seed.
         title: above.
     """
     height = TOP + len(PANELS) * (PANEL + GAP) + FOOT - GAP

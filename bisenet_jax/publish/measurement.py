@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from bisenet_jax.evaluation.report import DATA_SETS, protocol_line, score_summar
 from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training.logs import LOG_FILE, read_log
 from bisenet_jax.training.run import read_run
-from bisenet_jax.weights import Weights, read_weights, write_weights
+from bisenet_jax.weights import Score, Weights, read_weights, write_weights
 
 STORED_DTYPE = "float16"
 # What may differ between runs whose scores are averaged: the draw, and the machine's part.
@@ -59,6 +59,11 @@ class Measured(NamedTuple):
     summary: dict[str, Any]
     confusion: np.ndarray
 
+    def scored_weights(self) -> Weights:
+        """The weights with the score that their file has."""
+        score = Score(*(self.summary[name] for name in ("miou", "split", "protocol")))
+        return dataclasses.replace(self.weights, score=score)
+
 
 class Final(NamedTuple):
     """A run on all labelled frames, which has none left to be scored by.
@@ -88,7 +93,7 @@ def measure_runs(
         ConfigError: for runs that differ in more than their seed, or not even in that.
     """
     configurations = [config_file.load(workdir) for workdir in workdirs]
-    _require_comparable(workdirs, configurations)
+    require_one_recipe(workdirs, configurations)
     return [
         _measure(workdir, options, checkpoint, input_scale)
         for workdir, options in zip(workdirs, configurations, strict=True)
@@ -106,7 +111,7 @@ def read_final(workdir: Path, scored: list[Path], input_scale: float | None = No
     workdirs = [*scored, workdir]
     configurations = [config_file.load(path) for path in workdirs]
     first, *_, options = configurations
-    _require_comparable(workdirs, configurations, free={"config.data.train_split"})
+    require_one_recipe(workdirs, configurations, free={"config.data.train_split"})
     if options.data.train_split == first.data.train_split:
         raise ConfigError(
             f"{workdir} was trained on {options.data.train_split}, as {scored[0]}: a final run "
@@ -118,13 +123,23 @@ def read_final(workdir: Path, scored: list[Path], input_scale: float | None = No
         return Final(options, log, read_weights(_store(unscored, folder, input_scale)))
 
 
-def _require_comparable(
-    workdirs: list[Path],
-    configurations: list[Config],
+def require_one_recipe(
+    names: Sequence[object],
+    configurations: Sequence[Config],
     free: Set[str] = frozenset(),
 ) -> None:
+    """Refuse runs that differ in more than their seed, or not even in that.
+
+    Args:
+        names: what errors call the runs.
+        configurations: of the runs.
+        free: keys that may differ too.
+
+    Raises:
+        ConfigError: names the first run that differs from the first one, and where.
+    """
     first = configurations[0]
-    for workdir, options in zip(workdirs[1:], configurations[1:], strict=True):
+    for name, options in zip(names[1:], configurations[1:], strict=True):
         found = config_file.differences(first, options)
         changed = sorted(
             key
@@ -134,7 +149,7 @@ def _require_comparable(
         )
         if changed:
             raise ConfigError(
-                f"{workdir} differs from {workdirs[0]} in {', '.join(changed)}: only runs that "
+                f"{name} differs from {names[0]} in {', '.join(changed)}: only runs that "
                 "differ in config.train.seed are averaged; publish it under another name"
             )
     seeds = [options.train.seed for options in configurations]

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from bisenet_jax.complexity import count_parameters
@@ -11,11 +10,11 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.files import write_bytes, write_json
 from bisenet_jax.publish.card import render_card
 from bisenet_jax.publish.curves import draw_curves
-from bisenet_jax.publish.measurement import STORED_DTYPE, Final, Measured
+from bisenet_jax.publish.measurement import STORED_DTYPE
 from bisenet_jax.publish.record import Record
 from bisenet_jax.publish.rows import describe_data, put_row, readme_row, result_row
-from bisenet_jax.publish.training_log import pack_logs
-from bisenet_jax.weights import Score, write_weights
+from bisenet_jax.publish.training_log import Logs, pack_logs
+from bisenet_jax.weights import Weights, write_weights
 from bisenet_jax.zoo.registry import REGISTRY_FILE, Entry, enter
 
 ZOO = Path("bisenet_jax/zoo")
@@ -45,30 +44,23 @@ def read_notes(root: Path, name: str) -> str:
 def publish(
     root: Path,
     record: Record,
-    runs: Sequence[Measured],
-    best: Measured,
+    weights: Weights,
+    logs: Logs,
     notes: str,
-    final: Final | None = None,
 ) -> Entry:
     """Write weights, entry, record, curves, log, card and rows; returns the entry.
 
     Args:
         root: of the repository.
         record: of `make_record`.
-        runs: whose logs are kept and drawn.
-        best: whose weights are shipped where nothing is final.
+        weights: to ship.
+        logs: to keep and to draw.
         notes: of `read_notes`.
-        final: whose weights are shipped, without a score of their own.
 
     Raises:
         ConfigError: for a file that is too large to ship.
     """
-    name, scores = record["name"], record["scores"]
-    if final is None:
-        score = Score(scores["miou"], scores["split"], scores["protocol"])
-        weights = dataclasses.replace(best.weights, score=score)
-    else:
-        weights = final.weights
+    name = record["name"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.safetensors"
         write_weights(path, weights, dtype=STORED_DTYPE)
@@ -93,7 +85,6 @@ def publish(
         "parameters": count_parameters(weights.variables["params"]),
         **{key: value for key, value in dataclasses.asdict(entry).items() if key != "licence"},
     }
-    logs = {run.options.train.seed: run.log for run in (*runs, *([final] if final else []))}
     write_bytes(root / ZOO / entry.file, data)
     enter(name, entry, root / ZOO)
     write_json(root / MODELS / f"{name}.json", record)

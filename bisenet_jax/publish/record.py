@@ -58,7 +58,6 @@ def make_record(
         device: that trained, in words.
     """
     options = best.options if final is None else final.options
-    mious = [run.summary["miou"] for run in runs]
     return {
         "name": name,
         "preset": best.weights.preset,
@@ -80,13 +79,21 @@ def make_record(
         "width": options.augment.crop_width,
         "input_scale": best.weights.input_scale,
         "trained_scale": options.augment.input_scale,
-        "miou_mean": statistics.fmean(mious),
-        "miou_deviation": statistics.stdev(mious) if len(mious) > 1 else None,
-        "runs": [_describe_run(run, final is None and run is best) for run in runs],
+        **average_runs([describe_run(run, final is None and run is best) for run in runs]),
         "train_split": best.options.data.train_split,
         "final": None if final is None else _describe_final(final),
         "scores": best.summary,
         "confusions": confusions(best.confusion, best.weights.class_set.names),
+    }
+
+
+def average_runs(described: Sequence[Record]) -> Record:
+    """The runs, each as `describe_run` tells it, with mean and sample standard deviation."""
+    mious = [run["miou"] for run in described]
+    return {
+        "miou_mean": statistics.fmean(mious),
+        "miou_deviation": statistics.stdev(mious) if len(mious) > 1 else None,
+        "runs": list(described),
     }
 
 
@@ -150,7 +157,8 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> dict[str, dict[st
     return found
 
 
-def _describe_run(run: Measured, is_shipped: bool) -> dict[str, Any]:
+def describe_run(run: Measured, is_shipped: bool) -> Record:
+    """Seed, scores, steps and minutes of one run."""
     trained = [line for line in run.log if line["group"] == "train"]
     scored = [line for line in run.log if line["group"] == "val" and line["miou"] is not None]
     score = run.weights.score

@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Of each seed, the lines of log.jsonl.
+Logs = Mapping[int, Sequence[dict[str, Any]]]
+
 MAX_BYTES = 100_000
 _DIGITS = 5
 
 
-def pack_logs(logs: Mapping[int, Sequence[dict[str, Any]]]) -> bytes:
+def pack_logs(logs: Logs) -> bytes:
     """Gzipped JSON lines, each with the seed of its run, in less than `MAX_BYTES`.
 
     Every score is kept; of the training lines, every one or every second, third, ... as fits.
     Equal logs give equal bytes.
-
-    Args:
-        logs: of each seed, the lines of `log.jsonl`.
     """
     every = 1
     while True:
@@ -31,6 +31,14 @@ def pack_logs(logs: Mapping[int, Sequence[dict[str, Any]]]) -> bytes:
         if len(packed) < MAX_BYTES or every > len(kept):
             return packed
         every += 1
+
+
+def unpack_logs(packed: bytes) -> Logs:
+    """Of each seed, the lines that `pack_logs` kept."""
+    logs: dict[int, list[dict[str, Any]]] = {}
+    for line in map(json.loads, gzip.decompress(packed).splitlines()):
+        logs.setdefault(line.pop("seed"), []).append(line)
+    return logs
 
 
 def thin(lines: Sequence[dict[str, Any]], every: int) -> list[dict[str, Any]]:
