@@ -222,16 +222,16 @@ def _make_archives(folder: Path) -> tuple[list[Path], Read]:
 
 
 def _make_videos(folder: Path) -> tuple[list[Path], Read]:
-    from bisenet_jax import media
+    from bisenet_jax.video import open_video, open_video_writer
 
     paths = [folder / "drive.mp4", folder / "drive.avi"]
     for path in paths:
-        with media.open_video_writer(path, 10, 48, 64) as append:
+        with open_video_writer(path, 10, 48, 64) as append:
             for shade in range(12):
                 append(np.full((48, 64, 3), 20 * shade, np.uint8))
 
     def read(path: Path) -> None:
-        with media.open_video(path) as video:
+        with open_video(path) as video:
             for _, frame in zip(range(50), video.frames, strict=False):
                 assert frame.ndim == 3
 

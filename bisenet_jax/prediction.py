@@ -8,12 +8,11 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,13 +22,12 @@ from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.drawing import write_picture
 from bisenet_jax.errors import DataError
 from bisenet_jax.inference import scaled_size
-from bisenet_jax.media import Input, Video
+from bisenet_jax.media import Input
+from bisenet_jax.queues import read_ahead, write_behind
 from bisenet_jax.segmenter import Segmenter
-
-T = TypeVar("T")
+from bisenet_jax.video import Video, open_video, open_video_writer
 
 READ_AHEAD = 4  # pictures or frames
-WRITE_BEHIND = 4
 PICTURE_WRITERS = 2  # threads; a video has one, its frames have an order
 # Of the frames that a container announces, some of them by an estimate from its length.
 LEAST_SHARE_OF_FRAMES = 0.9
@@ -147,7 +145,7 @@ def predict_video(
         progress: called with True once for each frame.
     """
     try:
-        with media.open_video(item.source) as video:
+        with open_video(item.source) as video:
             _predict_open_video(segmenter, item, video, output, options, report, progress)
     except DataError as error:
         report.fail(item, error)
@@ -186,7 +184,7 @@ def _predict_open_video(
 
     with (
         ahead as frames,
-        media.open_video_writer(paths[0], video.rate, height, width) as append,
+        open_video_writer(paths[0], video.rate, height, width) as append,
     ):
 
         def write(frame: Frame, labels: np.ndarray) -> None:
@@ -247,41 +245,6 @@ def label_frames(
             yield from _collect(*under_way.pop(0))
     for batch, labels in under_way:
         yield from _collect(batch, labels)
-
-
-def read_ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
-    """The same items in order, up to `count` of them made before they are asked for.
-
-    Closing it waits for the one that is being made.
-    """
-    end: Any = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        waiting = deque(reader.submit(next, items, end) for _ in range(count))
-        try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(reader.submit(next, items, end))
-                yield item
-        finally:
-            reader.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def write_behind(threads: int) -> Generator[Callable[..., None]]:
-    """A function that calls another in a thread; it waits when too much is unfinished.
-
-    Leaving the block waits for all; an error in a thread is raised here.
-    """
-    unfinished: deque[Future[None]] = deque()
-
-    def start(function: Callable[..., None], *arguments: Any) -> None:
-        if len(unfinished) >= WRITE_BEHIND:
-            unfinished.popleft().result()
-        unfinished.append(writer.submit(function, *arguments))
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="write") as writer:
-        yield start
-        while unfinished:
-            unfinished.popleft().result()
 
 
 def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:

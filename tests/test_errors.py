@@ -19,7 +19,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from bisenet_jax import command_line, config_file, distributed, media, segmenter
+from bisenet_jax import command_line, config_file, distributed, media, segmenter, video
 from bisenet_jax.config import (
     AugmentConfig,
     Config,
@@ -196,7 +196,7 @@ def changed_format(content: bytes) -> bytes:
 
 def open_video(path: Path) -> None:
     pytest.importorskip("cv2")
-    with media.open_video(path):
+    with video.open_video(path):
         pass
 
 

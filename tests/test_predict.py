@@ -15,20 +15,19 @@ from bisenet_jax import media
 from bisenet_jax.data.decode import read_image, read_label
 from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import DataError
-from bisenet_jax.media import Input, find_inputs, open_video, open_video_writer
+from bisenet_jax.media import Input, find_inputs
 from bisenet_jax.pictures import colour_mask
 from bisenet_jax.prediction import (
-    WRITE_BEHIND,
     Frame,
     Options,
     Report,
     label_frames,
     predict_pictures,
     predict_video,
-    read_ahead,
-    write_behind,
 )
+from bisenet_jax.queues import WRITE_BEHIND, read_ahead, write_behind
 from bisenet_jax.segmenter import Segmenter
+from bisenet_jax.video import open_video, open_video_writer
 from bisenet_jax.weights import write_weights
 
 ROOT = Path(__file__).parent.parent
