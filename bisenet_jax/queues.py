@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-WRITE_BEHIND = 4
+WRITE_BEHIND = 4  # calls
 
 
 def read_ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:

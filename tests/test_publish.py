@@ -20,11 +20,9 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.publish.addition import measure_further, read_published
 from bisenet_jax.publish.card import render_card
-from bisenet_jax.publish.curves import draw_curves, ticks
 from bisenet_jax.publish.measurement import measure_runs, read_final
-from bisenet_jax.publish.record import confusions, training_command
-from bisenet_jax.publish.rows import describe_data, describe_miou, put_row, result_row
-from bisenet_jax.publish.training_log import MAX_BYTES, average, pack_logs, thin, unpack_logs
+from bisenet_jax.publish.rows import describe_data, describe_miou, result_row
+from bisenet_jax.publish.training_log import unpack_logs
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.training.logs import read_log
 from bisenet_jax.weights import read_weights
@@ -251,6 +249,7 @@ def test_a_further_seed_is_added_to_what_is_published(further, with_final):
 
 def test_what_cannot_be_added(further, published, tmp_path):
     run = further / "run3"
+    assert "give --name, --config FILE" in add(further, run, "--noadd", code=2)
     told = add(further, run, "--input_scale", "1.5", code=2)
     assert "--add changes nothing of the shipped network" in told
     with pytest.raises(ConfigError, match="a further one may beat: publish all runs together"):
@@ -339,6 +338,7 @@ def test_log_and_curves_are_those_of_the_runs(published):
     [
         (("--name", "No Name"), "'No Name' must be of small letters"),
         (("--root", "tests"), "is not the root of the repository"),
+        (("--add",), "leave --config, --final"),
     ],
 )
 def test_what_is_refused(published, flags, message):
@@ -354,54 +354,3 @@ def test_runs_of_other_recipes_are_not_averaged(tmp_path, make_tiny_config):
         measure_runs([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(ConfigError, match=r"the seeds \[0, 0\]"):
         measure_runs([tmp_path / "a", tmp_path / "c"])
-
-
-def test_the_command_repeats_the_run(make_tiny_config):
-    base, options = make_tiny_config(), make_tiny_config()
-    options.data.source, options.data.root = "camvid", "/home/someone/secret"
-    options.augment.scales, options.data.workers = (0.5, 1.0), 7
-    options.train.seed, options.init.weights = 3, "/home/someone/secret/start.safetensors"
-    words = training_command("configs/camvid.py", base, options, "net")
-    assert words.replace(" \\\n   ", "") == (
-        "python train.py --config configs/camvid.py --workdir runs/net "
-        "--config.init.weights=start.safetensors "
-        "--config.data.source=camvid --config.data.root=CAMVID "
-        "'--config.augment.scales=(0.5,1.0)' --config.train.seed=3"
-    )
-
-
-def test_confusions():
-    found = confusions(np.array([[5, 3, 2], [0, 9, 0], [0, 0, 0]]), ("a", "b", "c"))
-    assert found == {"a": {"class": "b", "share": 0.3}, "b": None, "c": None}
-
-
-def test_a_long_log_is_thinned_until_it_is_small():
-    random = np.random.default_rng(0)
-    values = random.random((20_000, 3)).tolist()
-    log = [
-        {"step": step, "group": "train", "loss": a, "norm": b, "rate": c}
-        for step, (a, b, c) in enumerate(values)
-    ]
-    scored = [{"step": 19_999, "group": "val", "miou": 0.5}]
-    packed = pack_logs({0: log + scored, 1: log})
-    assert len(packed) < MAX_BYTES and packed == pack_logs({1: log, 0: log + scored})
-    kept = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
-    assert len(kept) > 1000 and scored[0] | {"seed": 0} in kept
-    assert [line["step"] for line in thin(log[:6], 4)] == [0, 4, 5]
-    assert average([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(2, 2.0), (3, 5.0)]
-
-
-def test_curves_have_round_marks_and_no_markup_from_outside():
-    assert ticks(0.05) == pytest.approx([0, 0.01, 0.02, 0.03, 0.04, 0.05])
-    assert ticks(600) == pytest.approx([0, 200, 400, 600])
-    assert ticks(0) == [0, 1]
-    for high in (1e-7, 0.31, 7.3, 12_345):
-        assert high <= ticks(high)[-1] <= 1.6 * high and len(ticks(high)) <= 6
-    drawing = draw_curves({0: [{"step": 1, "group": "val", "miou": 0.5}]}, "<script>")
-    assert "<script>" not in drawing and "&lt;script&gt;" in drawing
-
-
-def test_a_row_takes_the_place_of_its_own():
-    once = put_row(PAGE, "| [a](a.md) | 1 |", HEAD)
-    assert once.splitlines()[4:] == ["| [a](a.md) | 1 |", "| old | x | y |"]
-    assert put_row(once, "| [a](a.md) | 2 |", HEAD) == once.replace("| 1 |", "| 2 |")

@@ -14,8 +14,8 @@ same recipe on more frames, such as --config.data.train_split=trainval, which le
 score it by. The others tell what the recipe is worth then, each at its last step too.
 With --input_scale 1.25 the network of every run is scored, and shipped, for images that it
 sees at 1.25 times their size.
-With --add the runs are further seeds of a network that was published with --final; its weights
-stay, and its runs may be gone.
+With --add, and without --config, the runs are further seeds of a network that was published
+with --final; its weights stay, and its runs may be gone.
 Limits, data and uses are written by hand first, in docs/models/NAME.notes.md, which ends the
 card.
 
@@ -59,15 +59,17 @@ def define_flags() -> None:
 def main(words: list[str]) -> None:
     values = flags.FLAGS
     workdirs = [Path(word) for word in (*values.workdir, *words)]
-    if not workdirs or None in (values.name, values.device, values.config or values.add):
+    is_incomplete = values.config is None and not values.add
+    if not workdirs or None in (values.name, values.device) or is_incomplete:
         raise ConfigError(
             "give --name, --config FILE, --device WORDS and --workdir RUN [RUN ...]; --help "
             "shows an example"
         )
-    if values.add and (values.final or values.input_scale or values.licence):
+    of_the_shipped = (values.config, values.final, values.input_scale, values.licence)
+    if values.add and any(value is not None for value in of_the_shipped):
         raise ConfigError(
-            "--add changes nothing of the shipped network: leave --final, --input_scale and "
-            "--licence out"
+            "--add changes nothing of the shipped network: leave --config, --final, "
+            "--input_scale and --licence out"
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", values.name):
         raise ConfigError(
@@ -78,14 +80,14 @@ def main(words: list[str]) -> None:
     notes, commit = read_notes(root, values.name), values.commit or read_commit(root)
     program_cache.keep_compiled_programs()
     if values.add:
-        record, weights, logs = _add(root, workdirs, commit)
+        record, weights, logs = _with_further_runs(root, workdirs, commit)
     else:
-        record, weights, logs = _begin(workdirs, commit)
+        record, weights, logs = _of_these_runs(workdirs, commit)
     entry = publish(root, record, weights, logs, notes)
     print(f"{values.name}: {describe_miou(record)} mIoU, {entry.bytes:,} bytes, {entry.card}")
 
 
-def _begin(workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
+def _of_these_runs(workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
     """A network as these runs have it, whatever was published under its name."""
     values = flags.FLAGS
     scale = values.input_scale
@@ -116,7 +118,9 @@ def _begin(workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
     return record, best.scored_weights() if final is None else final.weights, logs
 
 
-def _add(root: Path, workdirs: list[Path], commit: str) -> tuple[Record, Weights, Logs]:
+def _with_further_runs(
+    root: Path, workdirs: list[Path], commit: str
+) -> tuple[Record, Weights, Logs]:
     """The published network with further seeds in its record."""
     values = flags.FLAGS
     published = read_published(root, values.name)

@@ -21,7 +21,7 @@ class Published(NamedTuple):
     Attributes:
         record: of `make_record`.
         weights: as shipped.
-        logs: what was kept of them.
+        logs: of all its runs, as thinned then.
     """
 
     record: Record
@@ -62,9 +62,8 @@ def measure_further(published: Published, workdirs: Sequence[Path]) -> list[Meas
         *(config_file.load(workdir) for workdir in workdirs),
     ]
     require_one_recipe(names, configurations, free={"config.data.train_split"})
-    splits = [options.data.train_split for options in configurations[1:]]
-    seeds = [options.train.seed for options in configurations[1:]]
-    for workdir, split, seed in zip(workdirs, splits, seeds, strict=True):
+    for workdir, options in zip(workdirs, configurations[1:], strict=True):
+        split, seed = options.data.train_split, options.train.seed
         if split != published.record["train_split"]:
             raise ConfigError(
                 f"{workdir} was trained on {split}, the scored runs on "
