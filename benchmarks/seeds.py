@@ -8,11 +8,12 @@
         -- --config.data.root=CAMVID --config.train.steps=300
 
 A variant is a name and the flags of train.py that make it, parted by spaces; what follows `--`
-goes to all of them. Runs of a seed follow each other, so that what changes on the machine meets
-all variants, and a command that was cut off goes on where it stopped. The number is the mIoU of
-the last step, whichever was the best: nothing is chosen by the split that it is measured on.
-Deviations are those of a sample. Exit codes: 0 done, 1 a run failed (its own words say why) or
-was stopped, 2 wrong flags.
+goes to all of them. `{run}` in a flag is the name of the run's folder, such as none_0: a second
+stage starts from `--config.init.weights=runs/first/{run}.safetensors`. Runs of a seed follow
+each other, so that what changes on the machine meets all variants, and a command that was cut
+off goes on where it stopped. The number is the mIoU of the last step, whichever was the best:
+nothing is chosen by the split that it is measured on. Deviations are those of a sample. Exit
+codes: 0 done, 1 a run failed (its own words say why) or was stopped, 2 wrong flags.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str]) -> int:
             folder = workdir / f"{name}_{seed}"
             print(f"== {name}, seed {seed}: {folder}", flush=True)
             try:
-                told = train(asked.config, folder, [*asked.flags, *own], seed)
+                flags = [flag.replace("{run}", folder.name) for flag in (*asked.flags, *own)]
+                told = train(asked.config, folder, flags, seed)
             except subprocess.CalledProcessError as error:
                 print(f"error: train.py ended with code {error.returncode}", file=sys.stderr)
                 return 1

@@ -58,6 +58,21 @@ def test_each_variant_is_trained_with_the_seed(tmp_path, capfd):
     assert "train.py ended with code 2" in capfd.readouterr().err
 
 
+def test_a_second_stage_starts_from_its_own_first(monkeypatch, tmp_path):
+    asked_for = []
+    told = {"miou": 0.5, "stopped_by": None}
+    monkeypatch.setattr(seeds, "train", lambda *run: asked_for.append(run) or told)
+    command = ["--config=c.py", f"--workdir={tmp_path}", "--seeds=0,4", "--variant", "a="]
+    command += ["--variant", "b=--b={run}", "--", "--config.init.weights={run}.safetensors"]
+    assert seeds.main(command) == 0
+    assert [run[2] for run in asked_for] == [
+        ["--config.init.weights=a_0.safetensors"],
+        ["--config.init.weights=b_0.safetensors", "--b=b_0"],
+        ["--config.init.weights=a_4.safetensors"],
+        ["--config.init.weights=b_4.safetensors", "--b=b_4"],
+    ]
+
+
 @pytest.mark.parametrize(
     "told, reason",
     [
