@@ -1,7 +1,7 @@
 """Training frames repacked once into what is quick to read; evaluation reads the originals.
 
 jpeg   pictures as JPEG of quality 95 without colour subsampling, label maps as PNG, in one
-       ArrayRecord file: about a third of the PNGs' size, not bit for bit the same
+       ArrayRecord file: much smaller than the PNGs, not bit for bit the same
 array  pixels and ids as they are decoded, in two files that are mapped into memory: exact,
        nothing is left to decode, 4 bytes a pixel on disk
 
