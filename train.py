@@ -36,8 +36,8 @@ from bisenet_jax.data.sources import (
     open_batches,
     open_sampler,
     open_source,
-    open_training_source,
     where,
+    with_cache,
 )
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
@@ -71,7 +71,6 @@ flags.adopt_module_key_flags(distributed)
 
 def main() -> None:
     program_cache.keep_compiled_programs()
-    finish_each_step()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
     options = validate(_CONFIG.value)
@@ -92,14 +91,16 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
     check(options, mesh, own_mesh)
     class_set = find_class_set(options.data.classes)
     with watch(where(options.data)):
-        train_source = open_training_source(options.data)
+        train_source = open_source(options.data, options.data.train_split)
         val_source = open_source(options.data, options.data.val_split)
+    train_source = with_cache(train_source, options.data)
     sampler = open_sampler(options.data, train_source)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     start_step, total_steps = checkpoint.steps_made(workdir), options.train.steps
     # A run that goes on has its weights already.
     initial = None if start_step else read_initial_weights(options, model)
-    trace = Trace(workdir / BOARD_FOLDER, start_step, profile, total_steps)
+    is_kept = distributed.is_first()
+    trace = Trace(workdir / BOARD_FOLDER, start_step, profile, total_steps, is_kept=is_kept)
     optimizer = make_optimizer(options.optimizer, options.train.steps)
     exactly = options.train.deterministic
     train_step = parallel.compile_train_step(
@@ -145,7 +146,6 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
 
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = open_batches(options, train_source, sampler, start_step, **share)
-        is_kept = distributed.is_first()
         with (
             open_log(workdir, start_step, is_kept=is_kept, lacks_scores=lacks_scores) as log,
             progress_bar(start_step, total_steps) as bar,
@@ -178,7 +178,8 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
                     )
                 except Stopped:
                     return None
-                classes = dict(zip(class_set.names, scored.class_iou, strict=True))
+                names = (f"iou/{name}" for name in class_set.names)
+                classes = dict(zip(names, scored.class_iou, strict=True))
                 totals = {"miou": scored.miou, "pixel_accuracy": scored.pixel_accuracy}
                 shut, channels = count_shut_channels(parallel.local_copy(state.batch_stats))
                 log.write(step, "val", totals | {"shut_channels": shut} | classes)
@@ -296,4 +297,5 @@ def progress_bar(start_step: int, total_steps: int) -> tqdm:
 
 
 if __name__ == "__main__":
+    finish_each_step()  # Before `run`, which starts JAX where several processes join.
     distributed.run(main, __doc__)

@@ -139,6 +139,8 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"error: no score of {folder}: {reason}", file=sys.stderr)
                 return 1
             miou[name][seed] = told["miou"]
+            if told["first_step"] != 1:
+                told |= {"seconds": None}  # those of the last start alone
             runs.append({"variant": name, "seed": seed} | told)
     lines = compare(miou)
     print(table(lines))

@@ -45,6 +45,8 @@ def run(
             print(f"{description.strip()}\n\nFlags:\n{listing}")
             sys.stdout.flush()
             sys.exit(0)
+        # In place: --config reads its fields from there.
+        sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
         _check_config_keys(sys.argv[1:])
         # Flags and words in any order, as in every other program.
         flags.FLAGS.set_gnu_getopt(takes_arguments)
@@ -84,6 +86,14 @@ def read_config(config: Config | None, workdir: str | None) -> Config:
     raise ConfigError(
         "no configuration: give --config FILE, or the --workdir of a train.py run"
     )
+
+
+def _with_home(argument: str) -> str:
+    """`--flag=~/path` as the shell gives `--flag ~/path`; behind a `=` it leaves that alone."""
+    name, equals, value = argument.partition("=")
+    if argument.startswith("-") and value.startswith("~"):
+        return name + equals + os.path.expanduser(value)
+    return argument
 
 
 def _check_config_keys(arguments: list[str]) -> None:

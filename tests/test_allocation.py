@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 PROGRAM = """
 import resource
 import sys
@@ -91,3 +93,19 @@ def test_a_cpu_ends_one_step_before_the_next():
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         told = subprocess.check_output(command, text=True, env=environment)
         assert told.strip() == is_ready
+
+
+ORDER = """
+import runpy
+import jax
+from bisenet_jax import distributed
+
+distributed.run = lambda *_: print(jax.config.jax_cpu_enable_async_dispatch)
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_training_asks_for_it_before_it_joins_other_processes():
+    # Joining starts JAX, which then takes no such wish any more.
+    told = subprocess.check_output([sys.executable, "-c", ORDER], text=True, cwd=ROOT)
+    assert told.strip() == "False"

@@ -1,5 +1,6 @@
 """A cache gives the same frames quicker, is never read half-written, and never an old one."""
 
+import errno
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -218,9 +220,9 @@ def test_killed_run_leaves_nothing_that_is_read_or_stays(tmp_path, monkeypatch):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert all(path.suffix == ".partial" for path in tmp_path.iterdir())
     assert not [path for path in tmp_path.rglob("*.json") if json.loads(path.read_text())]
-    (left,) = tmp_path.iterdir()
+    left, lock = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert left.suffix == ".partial" and lock.suffix == ".lock" and not lock.stat().st_size
     kept = tmp_path / "notes.partial"
     kept.mkdir()
     streets = SyntheticStreets(images=4, height=64, width=128)
@@ -232,18 +234,41 @@ def test_killed_run_leaves_nothing_that_is_read_or_stays(tmp_path, monkeypatch):
     assert left.is_dir(), "nothing was made, so nothing is tidied"
     open_cache(streets, "jpeg", str(tmp_path))
     assert not left.exists() and kept.is_dir()
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
+    # Nobody holds the lock of the killed one.
+    with cache._turn(lock.with_suffix("")):
+        assert lock.exists()
+    assert not lock.exists()
+
+
+def no_locks(*_) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+class CountedStreets(SyntheticStreets):
+    reads: ClassVar[list[int]] = []
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        return super().__getitem__(index)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "array"])
-def test_two_makers_of_one_cache_leave_each_other_alone(tmp_path, kind):
-    streets = SyntheticStreets(images=20, height=64, width=128)
+@pytest.mark.parametrize("knows_locks", [True, False])
+def test_two_makers_of_one_cache(tmp_path, kind, knows_locks, monkeypatch):
+    streets = CountedStreets(images=20, height=64, width=128)
+    monkeypatch.setattr(streets, "reads", [])
+    if not knows_locks:
+        monkeypatch.setattr(cache.fcntl, "flock", no_locks)
 
     # Threads share a process number, as the first processes of two containers do.
     with ThreadPoolExecutor(2) as pool:
         makers = [pool.submit(open_cache, streets, kind, str(tmp_path)) for _ in range(2)]
         for maker in makers:
             assert len(maker.result()) == 20
+    if knows_locks:
+        assert sorted(streets.reads) == list(range(20)), "one made it, the other waited"
+    # And otherwise they left each other alone.
     (path,) = tmp_path.iterdir()
     label = open_cache(streets, kind, str(tmp_path))[19]["label"]
     np.testing.assert_array_equal(label, streets[19]["label"])

@@ -116,7 +116,7 @@ def test_killed_and_started_again_two_equal_one(tmp_path, tiny_config, launch):
     alone, workdir = tmp_path / "alone", tmp_path / "run"
     tiny_config.data.val_images = 5  # three for one process, two for the other
     tiny_config.model.semantic_repeats = (1, 1, 1)
-    tiny_config.train.steps, tiny_config.train.evaluate_every = 4, 2
+    tiny_config.train.steps, tiny_config.train.evaluate_every = 6, 2
     command = ["train.py", f"--config={write_config(tmp_path, tiny_config)}"]
     command.append(f"--workdir={workdir}")
 
@@ -132,8 +132,11 @@ def test_killed_and_started_again_two_equal_one(tmp_path, tiny_config, launch):
     assert "from the last checkpoint" in text_of(first)
 
     summary = tmp_path / "summary.json"
-    texts = wait_for(launch("slurm", *command, f"--json={summary}"))
-    assert "after step 2 of 4" in texts[0] and "train: 100%" in texts[0]
+    # A trace, too, has one writer.
+    texts = wait_for(launch("slurm", *command, f"--json={summary}", "--profile=1"))
+    traces = workdir / "tensorboard" / "plugins" / "profile"
+    assert len(list(traces.glob("*/perfetto_trace.json.gz"))) == 1
+    assert "after step 2 of 6" in texts[0] and "train: 100%" in texts[0]
     for word in ("resuming", "mIoU", "train:", "evaluate:"):
         assert word in texts[0] and word not in texts[1]
 
@@ -143,7 +146,7 @@ def test_killed_and_started_again_two_equal_one(tmp_path, tiny_config, launch):
     for here, there in zip(log_without_clock(alone), log_without_clock(workdir), strict=True):
         assert here.pop("group") == there.pop("group")
         assert there == pytest.approx(here, rel=1e-5)
-    one, two = (read_state(path, tiny_config, 4) for path in (alone, workdir))
+    one, two = (read_state(path, tiny_config, 6) for path in (alone, workdir))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
 
 

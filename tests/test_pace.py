@@ -104,8 +104,9 @@ def test_a_trace_that_is_cut_off_ends(tmp_path):
             raise KeyboardInterrupt
 
 
-def test_no_trace_unless_asked(tmp_path):
-    with Trace(tmp_path, 0, 0, 10) as trace:
+@pytest.mark.parametrize(("steps", "is_kept"), [(0, True), (2, False)])
+def test_no_trace_unless_asked(tmp_path, steps, is_kept):
+    with Trace(tmp_path, 0, steps, 10, is_kept=is_kept) as trace:
         for step in range(1, 11):
             with trace.of(step):
                 pass
@@ -119,6 +120,9 @@ def test_a_run_too_short_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match=re.escape(message) + ".* has 5 left; trace fewer"):
         Trace(tmp_path, 95, 4, 100)
+    # In every process, or the others would wait for the one that has gone.
+    with pytest.raises(ConfigError, match="--profile 4"):
+        Trace(tmp_path, 95, 4, 100, is_kept=False)
     Trace(tmp_path, 93, 4, 100)
 
 

@@ -53,6 +53,11 @@ def test_each_variant_is_trained_with_the_seed(tmp_path, capfd):
     for variant, weight in (("boosters", 1.0), ("none", 0.0)):
         saved = json.loads((tmp_path / "runs" / f"{variant}_3" / "config.json").read_text())
         assert saved["loss"]["booster_weights"] == [weight] * 4 and saved["train"]["seed"] == 3
+    assert all(run["seconds"] > 0 for run in told["runs"])
+    # Of runs that are there already, the last start's time is not the run's.
+    assert seeds.main(command) == 0
+    again = json.loads((tmp_path / "told.json").read_text())
+    assert again["rows"] == told["rows"] and not any(run["seconds"] for run in again["runs"])
     # What fails is said.
     assert seeds.main([*command, "--config.train.batch_size=0"]) == 1
     assert "train.py ended with code 2" in capfd.readouterr().err

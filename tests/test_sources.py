@@ -1,14 +1,19 @@
 """A configuration names its frames; what it cannot mean is said before anything runs."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from bisenet_jax.config import DataConfig
+from bisenet_jax.convert.backbones import read_backbone
 from bisenet_jax.data.class_sets import CLASS_SETS, find_class_set
 from bisenet_jax.data.classes import IGNORE
 from bisenet_jax.data.sources import open_source
-from bisenet_jax.errors import ConfigError, DataError
+from bisenet_jax.data.statistics import read as read_statistics
+from bisenet_jax.errors import ConfigError, DataError, WeightsError
+from bisenet_jax.weights import read_weights
 
 
 def test_synthetic_splits_differ_and_have_their_own_length():
@@ -34,6 +39,23 @@ def test_root_may_begin_at_home(tmp_path, monkeypatch):
         Image.new("L", (9, 8)).save(tmp_path / "mine" / "train" / part / "a.png")
     source = open_source(DataConfig(source="folder", root="~/mine", classes="camvid"), "train")
     assert len(source) == 1
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (find_class_set, ConfigError),
+        (read_statistics, ConfigError),
+        (read_weights, WeightsError),
+        (partial(read_backbone, "resnet18"), WeightsError),
+    ],
+)
+def test_so_may_every_other_file(read, error, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "a.json" if error is ConfigError else "a.npz"
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(error, match=f"{tmp_path}/{name}(?!.* is no file)"):
+        read(f"~/{name}")
 
 
 def test_folder(tmp_path):

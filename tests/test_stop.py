@@ -71,6 +71,24 @@ def test_several_processes_agree_on_the_step(monkeypatch):
         assert asked.name == "SIGTERM" and len(asked_for) == 2
 
 
+def test_a_signal_that_comes_while_others_are_asked_counts_the_next_time(monkeypatch):
+    asked_for = []
+
+    def gather(own: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        asked_for.append(own["name"].tobytes())
+        if len(asked_for) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [own, {"name": np.frombuffer(b"", np.uint8)}]
+
+    monkeypatch.setattr(stop.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stop.parallel, "gather_arrays", gather)
+    with Stop(agree_every=1) as asked:
+        # The others were not told, and go on as well.
+        assert not asked.is_due(1)
+        assert asked.is_due(2) and asked.name == "SIGTERM"
+    assert asked_for == [b"", b"SIGTERM"]
+
+
 def test_several_processes_leave_an_evaluation_together(monkeypatch):
     monkeypatch.setattr(stop.jax, "process_count", lambda: 2)
     nobody = np.frombuffer(b"", np.uint8)
@@ -168,15 +186,20 @@ def test_a_disk_that_hangs_is_told_with_the_frames(
         return real(seconds, what)
 
     monkeypatch.setattr(train if split == "training" else validation, "waiting", note)
-    opener = "open_training_source" if split == "training" else "open_source"
-    real_open = getattr(train, opener)
-    monkeypatch.setattr(train, opener, lambda *rest: Hung(real_open(*rest), is_told))
+    real_open, hung = train.open_source, "train" if split == "training" else "val"
+
+    def open_hung(data, split):
+        source = real_open(data, split)
+        return Hung(source, is_told) if split == hung else source
+
+    monkeypatch.setattr(train, "open_source", open_hung)
     train.train(tiny_config, tmp_path)
     out = capsys.readouterr().out
     if split == "validation":
         assert "evaluation: waiting for 0 s for street_000000 of synthetic (0 loader" in out
     else:
-        order = train.open_sampler(tiny_config.data, real_open(tiny_config.data))(0)
+        source = real_open(tiny_config.data, "train")
+        order = train.open_sampler(tiny_config.data, source)(0)
         names = ", ".join(f"street_{order[place]:06d}" for place in range(4))
         assert f"step 1: waiting for 0 s for {names} of synthetic (0 loader" in out
 
@@ -213,6 +236,20 @@ def test_a_disk_that_hangs_elsewhere_is_told(
     monkeypatch.setattr(owner, name, hang)
     train.train(tiny_config, workdir)
     assert re.search(f"waiting for 0 s for .*{what}.*: the disk", capsys.readouterr().out)
+
+
+def test_making_a_cache_is_not_hanging(tmp_path, tiny_config, monkeypatch, capsys):
+    def make(source, _):
+        time.sleep(0.5)
+        return source
+
+    tiny_config.train.steps = 1
+    monkeypatch.setattr(pace, "PATIENCE", 0.05)
+    told: list[str] = []
+    monkeypatch.setattr(train, "waiting", lambda _, what: told.append(what) or what)
+    monkeypatch.setattr(train, "with_cache", make)
+    train.train(tiny_config, tmp_path)
+    assert train.where(tiny_config.data) not in told
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, tiny_config, monkeypatch):

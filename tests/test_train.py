@@ -11,11 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import train
 from bisenet_jax import config_file, parallel
-from bisenet_jax.config import Config
+from bisenet_jax.config import Config, DataConfig
 from bisenet_jax.data.sources import open_source
+from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.errors import ConfigError, TrainingError
 from bisenet_jax.evaluation.evaluate import make_evaluate_step
 from bisenet_jax.evaluation.network import open_run
@@ -220,6 +222,25 @@ def test_a_trace_is_written_where_tensorboard_looks(tmp_path, tiny_config, capsy
     train.train(tiny_config, workdir, profile=2)
     assert list((workdir / "tensorboard/plugins/profile").glob("*/perfetto_trace.json.gz"))
     assert "trace in" in "".join(capsys.readouterr())
+
+
+def test_classes_may_be_called_as_the_log_calls_its_own(tmp_path, tiny_config):
+    for split, part in itertools.product(("train", "val"), ("images", "labels")):
+        (tmp_path / split / part).mkdir(parents=True)
+    for split, index in itertools.product(("train", "val"), range(4)):
+        image, label = draw_street(0, index, 64, 128)
+        Image.fromarray(image).save(tmp_path / f"{split}/images/{index}.png")
+        Image.fromarray(label % 3).save(tmp_path / f"{split}/labels/{index}.png")
+    names = ("step", "group", "miou")
+    classes = [{"name": name, "colour": [i, i, i]} for i, name in enumerate(names)]
+    (tmp_path / "classes.json").write_text(json.dumps({"name": "mine", "classes": classes}))
+    tiny_config.data = DataConfig("folder", str(tmp_path), str(tmp_path / "classes.json"))
+    tiny_config.train.steps = 2
+    summary = train.train(tiny_config, tmp_path / "run")
+    line = read_log(tmp_path / "run" / "log.jsonl")[-1]
+    assert (line["step"], line["group"], line["miou"]) == (2, "val", summary["miou"])
+    ious = [line[f"iou/{name}"] for name in names]
+    assert line["miou"] == pytest.approx(np.nanmean(np.array(ious, float)))
 
 
 def run_script(*arguments: str) -> subprocess.CompletedProcess:

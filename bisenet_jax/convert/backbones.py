@@ -43,7 +43,7 @@ def read_backbone(backbone: str, path: str) -> Backbone:
         WeightsError: for a file that cannot be read, or whose names or shapes are not those of
             torchvision's network, with each misfit.
     """
-    tensors = read_checkpoint(Path(path))
+    tensors = read_checkpoint(Path(path).expanduser())
     network = BACKBONES[backbone]
     ours = _abstract_variables(backbone)
     names = torchvision_names(backbone, ours)

@@ -8,9 +8,11 @@ array  pixels and ids as they are decoded, in two files that are mapped into mem
 A cache lies in a folder named after the fingerprint of what it was made from, so that a changed
 file, coding or format never meets an old cache. The folder appears under its name when it is
 whole; what a killed run leaves behind has another name and is never read. The next run that
-makes a cache there removes it, an hour after its last write.
+makes a cache there removes it, an hour after its last write. Of several processes that want one
+cache, one makes it while the others wait.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -19,8 +21,8 @@ import secrets
 import shutil
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -71,7 +73,9 @@ def open_cache(source: CacheableSource, kind: str, folder: str, *, threads: int 
     identity = f"{FORMAT_VERSION} {kind} {JPEG_QUALITY} {source.fingerprint()}"
     path = Path(folder).expanduser() / hashlib.sha256(identity.encode()).hexdigest()[:20]
     if not (path / _INDEX_FILE).is_file():
-        _make(source, kind, path, threads)
+        with _turn(path):
+            if not (path / _INDEX_FILE).is_file():
+                _make(source, kind, path, threads)
     try:
         index = json.loads((path / _INDEX_FILE).read_text(encoding="utf-8"))
         if kind == "jpeg":
@@ -136,6 +140,30 @@ class ArraySource:
         """Example `index`: `image [H, W, 3] uint8`, `label [H, W] uint8`, `name`."""
         image, label = np.asarray(self._images[index]), np.asarray(self._labels[index])
         return {"image": image, "label": label, "name": self.names[index]}
+
+
+@contextmanager
+def _turn(path: Path) -> Generator[None]:
+    """Held by one process at a time, so that of several one makes a cache and others take it.
+
+    Where the file system knows no locks, or nothing can be written, nobody waits.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(lock.open("ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path}: waiting for another process to make this cache", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Who waits has it open, and finds the cache; at worst two make one.
+            with suppress(OSError):
+                lock.unlink()
 
 
 def _make(source: Source, kind: str, path: Path, threads: int) -> None:

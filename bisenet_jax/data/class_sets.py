@@ -53,7 +53,7 @@ def find_labelling(name: str) -> Labelling:
     if name in CLASS_SETS:
         return Labelling(CLASS_SETS[name], plain_ids(CLASS_SETS[name]))
     if name.endswith(".json"):
-        return read_class_file(Path(name))
+        return read_class_file(Path(name).expanduser())
     raise ConfigError(
         f"class set {name!r} is not known; choose from {sorted(CLASS_SETS)}, or give the path "
         "of a class file (.json)"

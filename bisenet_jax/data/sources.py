@@ -50,7 +50,11 @@ def open_source(config: DataConfig, split: str) -> CacheableSource:
 
 def open_training_source(config: DataConfig) -> Source:
     """The training split, from its cache where the configuration asks for one."""
-    source = open_source(config, config.train_split)
+    return with_cache(open_source(config, config.train_split), config)
+
+
+def with_cache(source: CacheableSource, config: DataConfig) -> Source:
+    """The source, or its cache where the configuration asks for one; making that takes long."""
     if config.cache == "none":
         return source
     return open_cache(source, config.cache, config.cache_dir, threads=config.threads)

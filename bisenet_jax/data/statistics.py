@@ -161,7 +161,7 @@ def write(path: str | Path, frames: Sequence[Frame], class_set: ClassSet, split:
 
 def read(path: str | Path) -> Statistics:
     """Read what `write` wrote; anything else is a ConfigError."""
-    path = Path(path)
+    path = Path(path).expanduser()
     cure = "write it by python -m bisenet_jax.data.check --config ... --statistics FILE"
     content = read_json(path, f"config.data.statistics names it: {cure}", ConfigError)
     if not isinstance(content, dict) or content.get("form") != FORM:

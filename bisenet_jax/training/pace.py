@@ -137,7 +137,15 @@ class Trace:
     is traced and nothing written.
     """
 
-    def __init__(self, folder: Path, start_step: int, steps: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start_step: int,
+        steps: int,
+        total_steps: int,
+        *,
+        is_kept: bool = True,
+    ) -> None:
         """Choose the steps after the warm-up.
 
         Args:
@@ -145,14 +153,16 @@ class Trace:
             start_step: after which the run begins.
             steps: how many to trace.
             total_steps: of the run.
+            is_kept: false for all but one of several processes, whose files would have the
+                same names.
 
         Raises:
             ConfigError: when the run ends before.
         """
         self._folder, self._is_running = folder, False
-        self._first = start_step + WARM_UP + 1 if steps else 0
-        self._last = start_step + WARM_UP + steps if steps else 0
-        if self._last > total_steps:
+        first, last = start_step + WARM_UP + 1, start_step + WARM_UP + steps
+        self._first, self._last = (first, last) if steps and is_kept else (0, 0)
+        if steps and last > total_steps:
             raise ConfigError(
                 f"--profile {steps} needs {WARM_UP + steps} steps, {WARM_UP} of them to warm "
                 f"up, and the run has {total_steps - start_step} left; trace fewer, or a "

@@ -75,8 +75,11 @@ class Stop:
         own = np.frombuffer((self.name or "").encode(), np.uint8)
         shares = parallel.gather_arrays({"name": own})
         names = [share["name"].tobytes().decode() for share in shares]
-        self.name = next(filter(None, names), None)
-        return self.name is not None
+        agreed = next(filter(None, names), None)
+        if agreed is not None:
+            self.name = agreed
+        # A signal that came meanwhile is still to be agreed upon: the others do not know of it.
+        return agreed is not None
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.name = signal.Signals(number).name

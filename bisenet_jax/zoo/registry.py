@@ -77,7 +77,7 @@ def find_weights(name: str | os.PathLike[str], folder: Path = FOLDER) -> Path:
     """
     entry = read_registry(folder).get(os.fspath(name))
     if entry is None:
-        return Path(name)
+        return Path(name).expanduser()
     path = folder / entry.file
     if not path.is_file():
         raise WeightsError(f"{name}: {path} is missing; {_REINSTALL}")
