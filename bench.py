@@ -49,7 +49,7 @@ from benchmarks import (
     tables,
     training,
 )
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, share_gpu_memory
 from benchmarks.page import write_page
 from benchmarks.subject import Subject, draw_weights
 from benchmarks.suite import Plan, Suite
@@ -78,7 +78,10 @@ _DTYPE = flags.DEFINE_list(
 )
 _AGAINST = flags.DEFINE_list("against", [], "Peers, with inference; see above.")
 _SECONDS = flags.DEFINE_float(
-    "seconds", 20.0, "Time for each row, half latency and half throughput.", lower_bound=0.01
+    "seconds",
+    20.0,
+    "Time for each row, half latency and half throughput; 2 with suite.",
+    lower_bound=0.01,
 )
 _REPEATS = flags.DEFINE_integer(
     "repeats", 1000, "Most calls of each row for latency, and for throughput.", lower_bound=1
@@ -185,7 +188,8 @@ def bench_suite() -> Figures:
             write_json(_JSON.value, data)
 
     # What one row takes is small, so that many fit.
-    row_seconds = min(_SECONDS.value, _SUITE_ROW_SECONDS)
+    is_set = flags.FLAGS["seconds"].present
+    row_seconds = _SECONDS.value if is_set else _SUITE_ROW_SECONDS
     suite = Suite(weights, _MINUTES.value * 60, row_seconds, keep=keep)
     suite.run(plan)
     keep()
@@ -259,8 +263,7 @@ _SUITE_ROW_SECONDS = 2.0
 def _read_model_config() -> Config:
     # A program taken from a cache on disk would pass for one that compiles in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    # Else JAX would leave a peer on the same GPU a quarter of its memory.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    share_gpu_memory(os.environ)
     has_source = _CONFIG.value is not None or _WORKDIR.value
     return command_line.read_config(_CONFIG.value if has_source else Config(), _WORKDIR.value)
 

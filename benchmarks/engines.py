@@ -4,8 +4,10 @@ Every engine takes `[B, H, W, 3] uint8` images where it computes and leaves `[B,
 labels there. Programs of others are imported when they are asked for.
 """
 
+import gc
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -48,9 +50,10 @@ class Prepared(NamedTuple):
         case: what the stopwatch calls.
         labels: the result of one call on images in numpy, `[B, H, W] uint8`; None where the
             engine gives none.
-        compile_seconds: until the first call was possible: writing, compiling, tuning.
-        memory_bytes: what one call holds, by its compiler or allocator; None where it does not
-            tell.
+        compile_seconds: until the first call was possible: compiling, tuning, and reading a
+            file, not its writing.
+        memory_bytes: what one call holds, by its compiler or allocator, weights included; None
+            where it does not tell.
         kernels: how many the compiled program launches; None where it does not tell.
         inside_timer: from where to where the clock runs.
         settings: what was chosen for the engine.
@@ -90,6 +93,14 @@ def cores() -> int:
     """Processor cores that this process may use: as many threads each engine gets."""
     affinity: Any = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def release_memory() -> None:
+    """Give back what PyTorch keeps for itself on a GPU: the next engine may be another."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and on_gpu():
+        torch.cuda.empty_cache()
 
 
 def on_gpu() -> bool:

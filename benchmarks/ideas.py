@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.engines import OURS
-from benchmarks.inference import TOLERATED, DifferentNetworkError
+from benchmarks.inference import TOLERATED
 from benchmarks.jax_engines import street_program
 from benchmarks.kernels import count_kernels
 from benchmarks.subject import Subject
 from benchmarks.timing import PAUSE_SECONDS, ROUNDS, Budget, measure
-from bisenet_jax.errors import ConfigError
+from bisenet_jax.errors import ConfigError, UserError
 from bisenet_jax.fast.description import is_described
 from bisenet_jax.fast.network import Lowerings, fasten
 from bisenet_jax.inference import Network, predict_labels, predict_logits
@@ -33,6 +33,10 @@ CHOICES = {
     "pointwise": ("conv", "dot"),
     "pool": ("window", "shifts"),
 }
+
+
+class DifferentNetworkError(UserError):
+    """An idea that computes something else: its time would say nothing."""
 
 
 class Idea(NamedTuple):

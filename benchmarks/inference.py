@@ -1,5 +1,6 @@
 """Engines against each other: one network, one set of inputs, from uint8 images to labels."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.ceilings import Ceilings, measure_ceilings
-from benchmarks.engines import OURS, PLAIN, Prepared, prepare
+from benchmarks.engines import OURS, PEERS, PLAIN, Prepared, prepare
 from benchmarks.roofline import Layer, count_layers, floor_seconds
 from benchmarks.subject import INPUTS, Subject
 from benchmarks.timing import Budget, Measurement
@@ -31,8 +32,12 @@ PROTOCOL = (
 )
 
 
-class DifferentNetworkError(UserError):
-    """An engine that computes something else: its time would say nothing."""
+class FailedEngineError(UserError):
+    """An engine that cannot run, or computes something else; the others can be timed."""
+
+    def __init__(self, engine: str, reason: str) -> None:
+        super().__init__(f"{engine} {reason}; leave it out of --against")
+        self.engine = engine
 
 
 def count_steps(engines: Sequence[str]) -> int:
@@ -54,14 +59,16 @@ def measure_inference(
         progress: called after each step of the work, `count_steps` times in all.
 
     Raises:
-        ConfigError: for an engine that cannot run here, and when the batch does not fit into
-            the memory of the device.
-        DifferentNetworkError: when an engine's labels are not those of the plain model.
+        ConfigError: when the batch does not fit into the memory of the device.
+        FailedEngineError: for a peer that cannot run here, and when an engine's labels are not
+            those of the plain model.
     """
-    prepared = []
+    prepared, prepare_seconds = [], []
     try:
         for engine in engines:
-            prepared.append(prepare(engine, subject))
+            began = time.perf_counter()
+            prepared.append(_prepare(engine, subject))
+            prepare_seconds.append(time.perf_counter() - began)
             progress()
         differences = compare_labels(prepared, subject)
         cases = [entry.case for entry in prepared]
@@ -83,16 +90,34 @@ def measure_inference(
         | {
             "ratio": measurement.latency_ms["median"] / ours,
             "labels_differ": differences.get(entry.engine),
+            "prepare_seconds": seconds,
         }
-        for entry, measurement in zip(prepared, measurements, strict=True)
+        for entry, measurement, seconds in zip(
+            prepared, measurements, prepare_seconds, strict=True
+        )
     ]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short: those of compilers go on for pages."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _prepare(engine: str, subject: Subject) -> Prepared:
+    try:
+        return prepare(engine, subject)
+    except Exception as error:
+        if engine not in PEERS:
+            raise
+        # Each of them has errors of its own, some of no class but Exception.
+        raise FailedEngineError(engine, f"cannot run: {first_line(error)}") from error
 
 
 def compare_labels(prepared: Sequence[Prepared], subject: Subject) -> dict[str, float]:
     """By engine, the share of pixels with another label than the plain model gives.
 
     Raises:
-        DifferentNetworkError: where it is more than rounding explains.
+        FailedEngineError: where it is more than rounding explains.
     """
     image = subject.draw_images()[-1]
     # No engine may be asked twice: some write their next labels over the last.
@@ -102,10 +127,11 @@ def compare_labels(prepared: Sequence[Prepared], subject: Subject) -> dict[str, 
     }
     for name, share in differences.items():
         if share > TOLERATED[subject.dtype]:
-            raise DifferentNetworkError(
-                f"{name} gives {share:.2%} of the pixels another label than the plain model in "
+            raise FailedEngineError(
+                name,
+                f"gives {share:.2%} of the pixels another label than the plain model in "
                 f"{subject.dtype}, more than the {TOLERATED[subject.dtype]:.1%} that rounding "
-                "explains: it is not the same network; leave it out of --against"
+                "explains: it is not the same network",
             )
     return differences
 

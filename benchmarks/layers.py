@@ -19,6 +19,7 @@ from benchmarks.roofline import IMAGES, LABELS, block_of, count_layers, floor_se
 from benchmarks.subject import Subject
 from benchmarks.timing import Budget, Case, measure
 from bisenet_jax.complexity import BLOCKS
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.fast.network import fasten
 from bisenet_jax.inference import Network, scaled_labels
 from bisenet_jax.normalization import Normalization
@@ -49,6 +50,11 @@ def measure_layers(subject: Subject, budget: Budget) -> dict[str, Any]:
     latency_ms = measurement.latency_ms["median"]
     seconds = profile_boxes(network, parameters, subject)
     total = sum(seconds.values())
+    if not total:
+        raise ConfigError(
+            "the profiler told of no instruction of the program; on a GPU it needs CUPTI, "
+            "which pip install 'jax[cuda12]' brings"
+        )
 
     ceilings = measure_ceilings(subject.dtype)
     layers = count_layers(subject)

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.engines import STREET, TORCH_ONNX, Prepared, cores, on_gpu
 from benchmarks.subject import Subject
 from benchmarks.timing import Case
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.onnx import export_onnx
 
 
@@ -28,7 +29,6 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     """A session with as many threads as cores, images and labels bound to its device."""
     import onnxruntime
 
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         if engine == TORCH_ONNX:
@@ -41,12 +41,22 @@ def prepare(engine: str, subject: Subject) -> Prepared:
                 width=subject.width,
                 batch=subject.batch,
             )
+        # Writing our file is mostly the proof that it is the network.
+        start = time.perf_counter()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cores()
         # Threads may spin within a call, but not into the turn of the next engine.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if on_gpu() else "CPUExecutionProvider"
+        if on_gpu() and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA's, from pip's packages
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise ConfigError(
+            f"onnxruntime {onnxruntime.__version__} makes no session of {provider}, whose "
+            "libraries it does not find (its own words are above): install the CUDA and cuDNN "
+            "that this version asks for"
+        )
     device = "cuda" if on_gpu() else "cpu"
     (image_name,) = (entry.name for entry in session.get_inputs())
     (labels_name,) = (entry.name for entry in session.get_outputs())

@@ -1,7 +1,7 @@
 """Everything that a machine is asked for, in a set time: sizes, batches, dtypes, peers, ideas.
 
 The most wanted rows come first. What the time or the memory does not allow is skipped with a
-line that says so; nothing that has begun is cut off.
+line that says so; nothing that has begun is cut off. An engine that fails takes no other along.
 """
 
 import math
@@ -10,13 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from benchmarks.engines import OURS, PEERS, PLAIN, TORCH_COMPILE, missing_for
+from benchmarks.engines import (
+    OURS,
+    PEERS,
+    PLAIN,
+    TORCH_COMPILE,
+    missing_for,
+    release_memory,
+)
 from benchmarks.ideas import measure_ideas
-from benchmarks.inference import measure_inference
+from benchmarks.inference import FailedEngineError, first_line, measure_inference
 from benchmarks.layers import measure_layers
 from benchmarks.subject import Subject
 from benchmarks.timing import Budget
-from bisenet_jax.errors import ConfigError
 from bisenet_jax.weights import Weights
 
 # Height and width: the paper's, Cityscapes whole, CamVid at two sizes, COCO-Stuff.
@@ -94,9 +100,10 @@ class Suite:
         for index, (size, batch, dtype) in enumerate(plan.cells()):
             subject = Subject(self.weights, *size, batch, dtype)
             self._measure_cell(subject)
+            self.keep()
             if index == 0:
                 self._measure_inside(subject)
-            self.keep()
+                self.keep()
 
     def _measure_cell(self, subject: Subject) -> None:
         name = f"{subject.height}x{subject.width}, batch {subject.batch}, {subject.dtype}"
@@ -114,19 +121,34 @@ class Suite:
             else:
                 chosen.append(engine)
                 guess += self._guess(engine)
-        self.say(f"{name}: {', '.join(chosen)}")
-        try:
-            rows = measure_inference(subject, chosen, Budget(1000, self.row_seconds))
-        except (ConfigError, MemoryError, RuntimeError) as error:
-            # Memory that a GPU lacks is a RuntimeError of JAX and of PyTorch.
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            self._skip(f"{name}: {reason}")
-            return
+        rows = self._measure_able(name, subject, chosen)
         self.rows += rows
         for row in rows:
             engine = row["engine"]
             seen = self._longest.get(engine, 0.0)
-            self._longest[engine] = max(seen, row["compile_seconds"])
+            self._longest[engine] = max(seen, row["prepare_seconds"])
+
+    def _measure_able(
+        self, name: str, subject: Subject, chosen: list[str]
+    ) -> list[dict[str, Any]]:
+        """Rows of all but the engines that fail, each of which is named; ours may, too."""
+        while True:
+            self.say(f"{name}: {', '.join(chosen)}")
+            try:
+                return measure_inference(subject, chosen, Budget(1000, self.row_seconds))
+            except FailedEngineError as error:
+                self._skip(f"{name}, {error}")
+                left = [engine for engine in chosen if engine != error.engine]
+            # Memory that a GPU lacks has another class in each library.
+            except Exception as error:
+                names = "".join(f", {engine}" for engine in chosen[2:])
+                self._skip(f"{name}{names}: {first_line(error)}")
+                left = chosen[:2]
+            finally:
+                release_memory()
+            if left == chosen or OURS not in left or PLAIN not in left:
+                return []
+            chosen = left
 
     def _measure_inside(self, subject: Subject) -> None:
         budget = Budget(1000, self.row_seconds)
@@ -136,13 +158,13 @@ class Suite:
                 self._skip(f"{name}: about {guess:.0f} s, {max(self._left(), 0):.0f} s left")
                 continue
             self.say(name)
-            if name == "layers":
-                self.layers.append(measure_layers(subject, budget))
-                continue
             try:
-                self.ideas = measure_ideas(subject, budget)
-            except ConfigError as error:
-                self._skip(f"ideas: {error}")
+                if name == "layers":
+                    self.layers.append(measure_layers(subject, budget))
+                else:
+                    self.ideas = measure_ideas(subject, budget)
+            except Exception as error:
+                self._skip(f"{name}: {first_line(error)}")
 
     def _guess(self, engine: str) -> float:
         """Seconds to get ready, as long as the longest so far, and to be timed."""

@@ -104,30 +104,24 @@ def time_calls(
 def time_stream(
     case: Case,
     inputs: Iterator[Any],
-    budget: Budget,
+    calls: int,
     clock: Clock = time.perf_counter,
     in_flight: int = IN_FLIGHT,
-) -> tuple[int, float]:
-    """How many calls ran and how long they took together.
+) -> float:
+    """How long so many calls take together.
 
     At most `in_flight` are under way at once: an unbounded queue would hold the results of
     all calls in the memory of the device.
     """
     pending: deque[Any] = deque()
-    calls = 0
     begin = clock()
-    while calls < budget.calls:
+    for _ in range(calls):
         if len(pending) == in_flight:
             case.wait(pending.popleft())
         pending.append(case.call(next(inputs)))
-        calls += 1
-        # Calls under way will take their time as well: as long as the finished ones took.
-        finished = max(calls - len(pending), 1)
-        if (clock() - begin) * calls / finished >= budget.seconds:
-            break
     while pending:
         case.wait(pending.popleft())
-    return calls, clock() - begin
+    return clock() - begin
 
 
 def measure(
@@ -165,8 +159,11 @@ def measure(
             if pause:
                 time.sleep(pause)
                 time_calls(case, feed, Budget(1, 0), clock)
-            latencies[index] += time_calls(case, feed, turn, clock)
-            streams[index].append(time_stream(case, feed, turn, clock))
+            alone = time_calls(case, feed, turn, clock)
+            # What fits in one by one: the same for engines that return early or when done.
+            calls = min(turn.calls, max(int(turn.seconds / float(np.median(alone))), 1))
+            latencies[index] += alone
+            streams[index].append((calls, time_stream(case, feed, calls, clock)))
             progress()
     return [
         Measurement(

@@ -25,7 +25,9 @@ def missing_for(engine: str, dtype: str) -> str | None:
             f"{engine} needs a PyTorch that sees this GPU; {torch.__version__} does not: "
             "install it from https://pytorch.org"
         )
-    if engine == TORCH_COMPILE and not on_gpu() and not _compiler():
+    if engine == TORCH_COMPILE and not _compiler():
+        if on_gpu():
+            return f"{engine} needs a C compiler, as Triton does: install gcc, or set CC"
         return f"{engine} needs a C++ compiler on a CPU: install g++, or set CXX"
     return None
 
@@ -40,7 +42,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     if on_gpu():
         # As XLA does by default: float32 convolutions and products in TF32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        torch.cuda.reset_peak_memory_stats()
+    held_before = torch.cuda.memory_allocated() if on_gpu() else 0
     images = [torch.from_numpy(image).to(device) for image in subject.draw_images()]
     start = time.perf_counter()
     make = _compile if engine == TORCH_COMPILE else _make_eager
@@ -48,6 +50,14 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     if on_gpu():
         torch.cuda.synchronize()
     compile_seconds = time.perf_counter() - start
+    memory_bytes = None
+    # Memory of CUDA graphs is their own: the allocator tells nothing of it.
+    if on_gpu() and engine != TORCH_COMPILE:
+        torch.cuda.reset_peak_memory_stats()
+        call(images[0])
+        torch.cuda.synchronize()
+        other_images = sum(image.nbytes for image in images[1:])
+        memory_bytes = torch.cuda.max_memory_allocated() - held_before - other_images
 
     def labels(image: np.ndarray) -> np.ndarray:
         return call(torch.from_numpy(image).to(device)).cpu().numpy()
@@ -70,7 +80,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
         Case(timed_call, images, subject.batch, wait=wait),
         labels,
         compile_seconds,
-        memory_bytes=torch.cuda.max_memory_allocated() if on_gpu() else None,
+        memory_bytes=memory_bytes,
         kernels=None,
         inside_timer=f"{STREET}, both on the device, no transfer",
         settings=f"torch {torch.__version__}, batch norm folded, inference mode, {words}",
@@ -135,4 +145,6 @@ def _compile(subject: Subject, device: str, images: Any) -> tuple[Call, str]:
 
 
 def _compiler() -> str | None:
+    if on_gpu():
+        return shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")

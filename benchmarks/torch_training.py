@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.engines import on_gpu
 from benchmarks.torch_bisenetv2 import build_twin
 from bisenet_jax.config import Config, LossConfig, OptimizerConfig
 from bisenet_jax.data.classes import IGNORE
@@ -24,13 +25,14 @@ class TorchStep(NamedTuple):
             the device.
         run: starts a step on one of them; gives a mark of its end, and its loss as a tensor.
         wait: returns when the step of a mark is done.
-        peak_bytes: the most that PyTorch has held on the device so far; None on CPU.
+        step_bytes: the most that one more step holds, weights, optimiser and its one batch
+            included, by PyTorch's allocator; None on CPU.
     """
 
     batches: Sequence[Batch]
     run: Callable[[Batch], tuple["torch.cuda.Event | None", Tensor]]
     wait: Callable[[tuple["torch.cuda.Event | None", Tensor]], None]
-    peak_bytes: Callable[[], int | None]
+    step_bytes: Callable[[], int | None]
 
 
 def make_torch_step(
@@ -50,7 +52,9 @@ def make_torch_step(
         crops: images `[B, H, W, 3] float32`, normalised, and labels `[B, H, W] uint8`.
         is_compiled: the network by `torch.compile`, forward and backward; else eager.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Where JAX is, which may leave a GPU alone.
+    device = torch.device("cuda" if on_gpu() else "cpu")
+    held_before = torch.cuda.memory_allocated() if on_gpu() else 0
     # The same freedom that XLA takes with float32 on GPUs.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -104,7 +108,16 @@ def make_torch_step(
         )
         for images, labels in crops
     ]
-    return TorchStep(batches, run, wait, _peak_bytes)
+
+    def step_bytes() -> int | None:
+        if not on_gpu():
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        wait(run(batches[0]))
+        other_batches = sum(tensor.nbytes for batch in batches[1:] for tensor in batch)
+        return torch.cuda.max_memory_allocated() - held_before - other_batches
+
+    return TorchStep(batches, run, wait, step_bytes)
 
 
 def head_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
@@ -158,7 +171,3 @@ def _make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
     return torch.optim.SGD(
         groups, lr=config.learning_rate, momentum=config.momentum, fused=True
     )
-
-
-def _peak_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -56,7 +56,7 @@ PROTOCOL = (
     "Ratio: an engine's median step over ours. Peak: of the rate of a large matrix product in "
     "the same dtype by XLA in this run; the work of a step is two operations for each "
     "multiply-accumulate of the forward pass's convolutions, times three. Memory: ours by the "
-    "compiler, PyTorch's by its allocator, above what it held before; it does not tell on CPU."
+    "compiler, PyTorch's by its allocator, its peak in one step; it does not tell on CPU."
 )
 
 
@@ -288,7 +288,7 @@ def _peer_engine(
         is_compiled=name == "torch-compile",
     )
     case = Case(step.run, step.batches, config.train.batch_size, wait=step.wait)
-    return _first_steps(name, case, began, lambda result: result[1].item(), step.peak_bytes)
+    return _first_steps(name, case, began, lambda result: result[1].item(), step.step_bytes)
 
 
 def _first_steps(

@@ -105,7 +105,9 @@ def gather_arrays(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     if jax.process_count() == 1:
         return [arrays]
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    # Before 2.2 numpy takes `allow_pickle` for one more array.
+    # pyrefly: ignore[bad-argument-type]
+    np.savez(file, **arrays)
     data = np.frombuffer(file.getvalue(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([data.size]))
     padded = np.zeros(int(lengths.max()), np.uint8)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import timing
+from benchmarks.machine import share_gpu_memory
 from benchmarks.timing import Budget, Case, Measurement
 from bisenet_jax import config_file
 from bisenet_jax.config import ModelConfig
@@ -67,16 +69,14 @@ def test_budget_ends_by_time_but_not_before_one_call():
     inputs = itertools.cycle((0,))
     assert timing.time_calls(device.case(), inputs, Budget(100, 5.0), clock) == [2.0] * 3
     assert timing.time_calls(device.case(), inputs, Budget(100, 0.1), clock) == [2.0]
-    assert timing.time_stream(device.case(), inputs, Budget(100, 0.0), clock) == (1, 2.0)
+    assert timing.time_stream(device.case(), inputs, 1, clock) == 2.0
 
 
 def test_stream_keeps_a_bounded_number_of_calls_under_way():
     clock = FakeClock()
     device = Device(0.25, clock)
-    stream = timing.time_stream(
-        device.case(), itertools.cycle((0, 1)), Budget(10, 100), clock, in_flight=3
-    )
-    assert stream == (10, 2.5)
+    stream = timing.time_stream(device.case(), itertools.cycle((0, 1)), 10, clock, in_flight=3)
+    assert stream == 2.5
     assert device.most_under_way == 3
     assert device.under_way == 0
 
@@ -101,6 +101,24 @@ def test_measure_takes_turns_and_reports_progress():
     assert [result.stream_calls for result in results] == [8, 8]
     assert results[0].frames_per_second == pytest.approx(2 / 0.001)
     assert results[1].images_per_second == pytest.approx(1 / 0.01)
+
+
+@pytest.mark.parametrize("budget", [Budget(1000, 40.0), Budget(1000, 0.1), Budget(6, 40.0)])
+def test_engines_that_return_early_and_when_done_stream_as_long(budget):
+    clock = FakeClock()
+    early, done = Device(0.5, clock), Device(0.5, clock)
+
+    def call(data: int) -> float:
+        done_at = done.call(data)
+        done.wait(done_at)
+        return done_at
+
+    results = timing.measure(
+        [early.case(), Case(call, (0,), 1, wait=lambda _: None)], budget, clock=clock
+    )
+    calls = {40.0: 40, 0.1: 4}[budget.seconds] if budget.calls > 6 else 8
+    assert [result.stream_calls for result in results] == [calls, calls]
+    assert results[0].images_per_second == results[1].images_per_second == 2
 
 
 def test_percentiles_are_milliseconds():
@@ -136,6 +154,16 @@ def test_pause_is_followed_by_a_call_that_does_not_count():
     )
     assert len(result.latencies) == result.stream_calls == 4
     assert len(device.seen) == timing.WARM_UP_CALLS + 2 + 4 + 4
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_peers_get_half_of_a_gpu_unless_the_user_says_otherwise(name):
+    set_by_user = {name: "0.3"}
+    share_gpu_memory(set_by_user)
+    assert set_by_user == {name: "0.3"}
+    bare: dict[str, str] = {}
+    share_gpu_memory(bare)
+    assert bare == {"XLA_CLIENT_MEM_FRACTION": "0.5"}
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess:
@@ -194,6 +222,11 @@ def test_bench_suite_keeps_a_budget_and_says_what_it_skips(workdir):
     assert data["rows"] == data["ideas"] == data["layers"] == []
     assert any("512x1024, batch 1, float32" in line for line in data["skipped"])
     assert "skipped  512x1024" in done.stdout
+    # Two engines at 40 s each, as nothing is known yet, and the time of their rows.
+    about = [re.search("float32: about (\\d+) s", done.stdout)]
+    arguments = (*arguments, "--seconds", "100")
+    about.append(re.search("float32: about (\\d+) s", run_bench("suite", *arguments).stdout))
+    assert [int(found[1]) for found in about if found] == [86, 380]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ import pytest
 
 from benchmarks import engines, inference
 from benchmarks.engines import HOST, ONNXRUNTIME, OURS, PEERS, PLAIN, TORCH_COMPILE
-from benchmarks.inference import DifferentNetworkError, compare_labels, measure_inference
+from benchmarks.inference import (
+    FailedEngineError,
+    compare_labels,
+    measure_inference,
+)
 from benchmarks.kernels import count_kernels, scopes_of
 from benchmarks.subject import Subject, draw_weights
 from benchmarks.timing import Budget
@@ -64,7 +68,7 @@ def test_engine_is_the_plain_model(engine, prepare_small, monkeypatch):
 def test_another_network_is_refused(fields, prepare_small):
     plain, subject = prepare_small(PLAIN)
     other, _ = prepare_small(OURS, **fields)
-    with pytest.raises(DifferentNetworkError, match="bisenet_jax gives .* another label"):
+    with pytest.raises(FailedEngineError, match="bisenet_jax gives .* another label"):
         compare_labels([plain, other], subject)
 
 
@@ -77,6 +81,34 @@ def test_batch_that_does_not_fit_is_a_message(monkeypatch, prepare_small):
     subject = Subject(small.weights, 64, 64, 512, "float32")
     with pytest.raises(ConfigError, match="--batch 512 at 64x64 does not fit"):
         measure_inference(subject, [OURS, PLAIN], Budget(1, 1))
+
+
+def test_a_peer_that_cannot_run_is_named(monkeypatch, prepare_small):
+    class LibraryError(Exception):
+        pass
+
+    def prepare(engine, subject):
+        if engine in PEERS:
+            raise LibraryError("no kernel image\nand pages more")
+        return engines.prepare(engine, subject)
+
+    monkeypatch.setattr(inference, "prepare", prepare)
+    _, subject = prepare_small(PLAIN)
+    message = "^onnxruntime cannot run: no kernel image; leave it out of --against$"
+    with pytest.raises(FailedEngineError, match=message) as found:
+        measure_inference(subject, [OURS, PLAIN, ONNXRUNTIME], Budget(1, 1))
+    assert found.value.engine == ONNXRUNTIME
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnxruntime_without_its_libraries_is_no_engine_of_a_gpu(monkeypatch, prepare_small):
+    pytest.importorskip("onnxruntime")
+    from benchmarks import onnx_engines
+
+    _, subject = prepare_small(PLAIN)
+    monkeypatch.setattr(onnx_engines, "on_gpu", lambda: True)
+    with pytest.raises(ConfigError, match="makes no session of CUDAExecutionProvider"):
+        onnx_engines.prepare(ONNXRUNTIME, subject)
 
 
 def test_an_engine_that_cannot_run_says_why(monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 from benchmarks import ideas, layers, suite
 from benchmarks.ceilings import Ceilings, measure_ceilings
 from benchmarks.engines import OURS, PLAIN
-from benchmarks.inference import DifferentNetworkError
+from benchmarks.ideas import DifferentNetworkError
+from benchmarks.inference import FailedEngineError
 from benchmarks.page import render_page
 from benchmarks.roofline import Layer, block_of, count_layers, floor_seconds
 from benchmarks.subject import Subject, draw_weights, model_of
@@ -19,6 +20,7 @@ from benchmarks.timing import Budget
 from benchmarks.tiny import narrow_model
 from bisenet_jax.complexity import count_model_macs
 from bisenet_jax.config import Config, ModelConfig
+from bisenet_jax.errors import ConfigError
 from bisenet_jax.fast.network import Lowerings
 from bisenet_jax.model.presets import PRESETS
 from bisenet_jax.weights import Weights
@@ -136,7 +138,8 @@ def row_of(subject, engine, seconds):
         "images_per_second": 500.0,
         "ratio": 1.5,
         "roofline_share": 0.2,
-        "compile_seconds": seconds,
+        "compile_seconds": seconds / 2,
+        "prepare_seconds": seconds,
     }
 
 
@@ -179,7 +182,7 @@ def run_suite(machine, seconds):
 def test_suite_with_time_measures_all(monkeypatch):
     machine = Machine(monkeypatch, 1.0)
     run, _ = run_suite(machine, 1000.0)
-    assert machine.kept == 8
+    assert machine.kept == 9  # after each cell, and after layers and ideas
     cells = {(row["height"], row["batch"], row["dtype"]) for row in run.rows}
     assert len(cells) == 8 and len(run.rows) == 8 * 3
     assert {row["engine"] for row in run.rows} == {OURS, PLAIN, "torch-eager"}
@@ -224,7 +227,57 @@ def test_a_cell_without_memory_is_skipped(monkeypatch):
     lost = [
         line for line in run.skipped if line.endswith(": RESOURCE_EXHAUSTED: Out of memory")
     ]
-    assert len(lost) == 4 and "64x64, batch 8, float32" in lost[1]
+    # Ours is tried again without the peer.
+    assert len(lost) == 8 and len(run.rows) == 4 * 3
+    assert lost[2].startswith("64x64, batch 8, float32, torch-eager: ")
+    assert lost[3].startswith("64x64, batch 8, float32: ")
+
+
+class LibraryError(Exception):
+    """As onnxruntime's, of no other class."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FailedEngineError("torch-eager", "cannot run: no compiler"),
+        LibraryError("of CUDA\nat 0x1"),
+    ],
+)
+def test_a_peer_that_fails_takes_no_other_along(monkeypatch, error):
+    machine = Machine(monkeypatch, 1.0)
+
+    def measure(subject, engines, budget):
+        if "torch-eager" in engines and subject.dtype == "float32":
+            raise error
+        return machine.measure(subject, engines, budget)
+
+    monkeypatch.setattr(suite, "measure_inference", measure)
+    run, _ = run_suite(machine, 1000.0)
+    assert len(run.rows) == 4 * 3 + 4 * 2
+    named = [line for line in run.skipped if ", float32, torch-eager" in line]
+    reason = "of CUDA" if isinstance(error, LibraryError) else str(error)
+    assert len(named) == 4 and all(line.endswith(reason) for line in named)
+
+
+def test_a_profiler_that_fails_costs_its_own_table_only(monkeypatch):
+    machine = Machine(monkeypatch, 1.0)
+
+    def fail(*_):
+        assert machine.kept == 1, "what was found before is on the disk"
+        raise LibraryError
+
+    monkeypatch.setattr(suite, "measure_layers", fail)
+    monkeypatch.setattr(suite, "measure_ideas", fail)
+    run, _ = run_suite(machine, 1000.0)
+    assert len(run.rows) == 8 * 3 and run.layers == run.ideas == []
+    assert {"layers: LibraryError", "ideas: LibraryError"} <= set(run.skipped)
+
+
+def test_a_profiler_that_tells_nothing_is_said(monkeypatch, subject):
+    monkeypatch.setattr(layers, "profile_boxes", lambda *_: {})
+    with pytest.raises(ConfigError, match="told of no instruction.*CUPTI"):
+        layers.measure_layers(subject, Budget(1, 0.1))
 
 
 def test_a_cpu_is_not_asked_for_more_than_it_holds():

@@ -14,6 +14,7 @@ import bisenet_jax
 from bisenet_jax import config_file, parallel
 from bisenet_jax.data.classes import CITYSCAPES
 from bisenet_jax.errors import CheckpointError, ConfigError
+from bisenet_jax.export import verification
 from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training import checkpoint
@@ -88,6 +89,15 @@ def test_which_checkpoint(workdir):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match="train.py run"):
         bisenet_jax.load(tmp_path)
+
+
+def test_a_gpu_without_a_cpu_is_told(monkeypatch, tiny_weights):
+    def devices(platform):
+        raise RuntimeError(f"Unknown backend {platform}. Available backends are ['cuda']")
+
+    monkeypatch.setattr(verification.jax, "devices", devices)
+    with pytest.raises(ConfigError, match="leaves out the CPU, .*: set JAX_PLATFORMS=.*,cpu"):
+        verification.make_reference(tiny_weights)
 
 
 def test_script(workdir, tmp_path):

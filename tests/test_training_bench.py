@@ -46,6 +46,17 @@ def test_rows_of_ours_and_a_peer():
     np.testing.assert_allclose(rows[0]["first_losses"], rows[1]["first_losses"], rtol=1e-2)
 
 
+def test_pytorch_trains_where_jax_does(monkeypatch):
+    config = small()
+    model = training.build_model("coincheung", num_classes=19)
+    crop = (np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 64, 64), np.uint8))
+    weights = training.to_public("coincheung", training.start(config, model).variables)
+    # A GPU that JAX was told to leave alone.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    step = torch_training.make_torch_step(config, 19, weights, [crop], is_compiled=False)
+    assert step.batches[0][0].device.type == "cpu" and step.step_bytes() is None
+
+
 def test_peers_that_are_asked_for():
     assert asked.read_training_peers(None) == asked.read_training_peers(["all"])
     assert set(asked.read_training_peers(None)) == set(training.PEERS)

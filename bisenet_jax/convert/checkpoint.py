@@ -69,7 +69,9 @@ def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str
         return
     buffer = BytesIO()
     if path.suffix == ".npz":
-        np.savez(buffer, allow_pickle=False, **tensors)
+        # Before 2.2 numpy takes `allow_pickle` for one more array.
+        # pyrefly: ignore[bad-argument-type]
+        np.savez(buffer, **tensors)
     else:
         torch = _import_torch()
         named = {name: torch.from_numpy(array) for name, array in tensors.items()}

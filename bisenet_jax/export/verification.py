@@ -112,13 +112,21 @@ def in_float32(weights: Weights) -> Weights:
 
 def make_reference(weights: Weights) -> Program:
     """The network itself, on the CPU, where float32 convolutions are float32."""
-    with jax.default_device(jax.devices("cpu")[0]):
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError as error:
+        platforms = getattr(jax.config, "jax_platforms", None)
+        raise ConfigError(
+            f"JAX_PLATFORMS={platforms} leaves out the CPU, on which exports are checked: set "
+            f"JAX_PLATFORMS={platforms},cpu, or leave it unset"
+        ) from error
+    with jax.default_device(cpu):
         function = make_logits_function(
             weights.model, weights.variables, weights.normalization, weights.input_scale
         )
 
     def reference(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with jax.default_device(jax.devices("cpu")[0]):
+        with jax.default_device(cpu):
             logits = np.asarray(function(jax.numpy.asarray(images)))
         return logits.argmax(-1), logits
 
