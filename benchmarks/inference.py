@@ -1,7 +1,8 @@
 """Engines against each other: one network, one set of inputs, from uint8 images to labels."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -22,8 +23,9 @@ PROTOCOL = (
     "One process, one device, drawn weights. Labels of all engines are compared first. "
     "Latency: one call at a time, each waited for (JAX by block_until_ready, PyTorch on a GPU "
     "by an event behind its last kernel; onnxruntime returns when done). Throughput: calls "
-    f"started with at most {timing.IN_FLIGHT} under way, the last waited for. {INPUTS} "
-    f"inputs in turn. Engines take turns, {timing.ROUNDS} rounds of a block of calls each; "
+    f"started with at most {timing.IN_FLIGHT} under way, the last waited for, as many as fit "
+    f"into a block one by one. {INPUTS} inputs in turn. Engines take turns, {timing.ROUNDS} "
+    "rounds of a block of calls each; "
     f"before each block {timing.PAUSE_SECONDS * 1e3:.0f} ms of rest, in which the threads of "
     "the engine before stop spinning, and one call that is not timed. Compilation and warm-up "
     "are outside the timer. ratio is an engine's median latency over that of bisenet_jax: "
@@ -37,7 +39,12 @@ class FailedEngineError(UserError):
 
     def __init__(self, engine: str, reason: str) -> None:
         super().__init__(f"{engine} {reason}; leave it out of --against")
-        self.engine = engine
+        self.engine, self.reason = engine, reason
+
+
+def refuse(error: FailedEngineError) -> None:
+    """Have a failed engine end the measurement."""
+    raise error
 
 
 def count_steps(engines: Sequence[str]) -> int:
@@ -50,6 +57,7 @@ def measure_inference(
     engines: Sequence[str],
     budget: Budget,
     progress: Callable[[], Any] = lambda: None,
+    lose: Callable[[FailedEngineError], Any] = refuse,
 ) -> list[dict[str, Any]]:
     """One row, ready for JSON, for each engine.
 
@@ -57,20 +65,24 @@ def measure_inference(
         engines: `OURS` and `PLAIN` and whom they are measured against.
         budget: of one row.
         progress: called after each step of the work, `count_steps` times in all.
+        lose: is told of a peer that cannot run here, or whose labels are not those of the plain
+            model; where it returns, the others go on.
 
     Raises:
         ConfigError: when the batch does not fit into the memory of the device.
-        FailedEngineError: for a peer that cannot run here, and when an engine's labels are not
-            those of the plain model.
+        FailedEngineError: by `lose`, and when our own labels are not those of the plain model.
     """
-    prepared, prepare_seconds = [], []
+    prepared: list[Prepared] = []
+    prepare_seconds = {}
     try:
         for engine in engines:
             began = time.perf_counter()
-            prepared.append(_prepare(engine, subject))
-            prepare_seconds.append(time.perf_counter() - began)
+            with _peer(engine, lose):
+                prepared.append(prepare(engine, subject))
+            prepare_seconds[engine] = time.perf_counter() - began
             progress()
-        differences = compare_labels(prepared, subject)
+        differences = compare_labels(prepared, subject, lose)
+        prepared = [e for e in prepared if e.engine in differences or e.labels is None]
         cases = [entry.case for entry in prepared]
         measurements = timing.measure(
             cases, budget, pause=timing.PAUSE_SECONDS, progress=progress
@@ -90,49 +102,62 @@ def measure_inference(
         | {
             "ratio": measurement.latency_ms["median"] / ours,
             "labels_differ": differences.get(entry.engine),
-            "prepare_seconds": seconds,
+            "prepare_seconds": prepare_seconds[entry.engine],
         }
-        for entry, measurement, seconds in zip(
-            prepared, measurements, prepare_seconds, strict=True
-        )
+        for entry, measurement in zip(prepared, measurements, strict=True)
     ]
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short: those of compilers go on for pages."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """What an error is and says, in short: those of compilers go on for pages."""
+    line = str(error).strip().split("\n")[0]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def _prepare(engine: str, subject: Subject) -> Prepared:
+@contextmanager
+def _peer(engine: str, lose: Callable[[FailedEngineError], Any]) -> Generator[None]:
     try:
-        return prepare(engine, subject)
+        yield
     except Exception as error:
         if engine not in PEERS:
             raise
         # Each of them has errors of its own, some of no class but Exception.
-        raise FailedEngineError(engine, f"cannot run: {first_line(error)}") from error
+        lose(FailedEngineError(engine, f"cannot run: {first_line(error)}"))
 
 
-def compare_labels(prepared: Sequence[Prepared], subject: Subject) -> dict[str, float]:
+def compare_labels(
+    prepared: Sequence[Prepared],
+    subject: Subject,
+    lose: Callable[[FailedEngineError], Any] = refuse,
+) -> dict[str, float]:
     """By engine, the share of pixels with another label than the plain model gives.
 
+    Args:
+        lose: as `measure_inference` takes it; what is lost is left out.
+
     Raises:
-        FailedEngineError: where it is more than rounding explains.
+        FailedEngineError: where it is more than rounding explains, by `lose` or for ours.
     """
     image = subject.draw_images()[-1]
-    # No engine may be asked twice: some write their next labels over the last.
-    labels = {entry.engine: np.array(entry.labels(image)) for entry in prepared if entry.labels}
-    differences = {
-        name: float(np.mean(found != labels[PLAIN])) for name, found in labels.items()
-    }
-    for name, share in differences.items():
-        if share > TOLERATED[subject.dtype]:
-            raise FailedEngineError(
-                name,
-                f"gives {share:.2%} of the pixels another label than the plain model in "
-                f"{subject.dtype}, more than the {TOLERATED[subject.dtype]:.1%} that rounding "
-                "explains: it is not the same network",
-            )
+    labels: dict[str, np.ndarray] = {}
+    for entry in prepared:
+        if entry.labels:
+            # No engine may be asked twice: some write their next labels over the last.
+            with _peer(entry.engine, lose):
+                labels[entry.engine] = np.array(entry.labels(image))
+    differences = {}
+    for name, found in labels.items():
+        share = float(np.mean(found != labels[PLAIN]))
+        if share <= TOLERATED[subject.dtype]:
+            differences[name] = share
+            continue
+        error = FailedEngineError(
+            name,
+            f"gives {share:.2%} of the pixels another label than the plain model in "
+            f"{subject.dtype}, more than the {TOLERATED[subject.dtype]:.1%} that rounding "
+            "explains: it is not the same network",
+        )
+        (lose if name in PEERS else refuse)(error)
     return differences
 
 

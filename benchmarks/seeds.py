@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
                 return 1
             miou[name][seed] = told["miou"]
             if told["first_step"] != 1:
-                told |= {"seconds": None}  # those of the last start alone
+                told = told | {"seconds": None}  # those of the last start alone
             runs.append({"variant": name, "seed": seed} | told)
     lines = compare(miou)
     print(table(lines))

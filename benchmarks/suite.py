@@ -1,7 +1,8 @@
 """Everything that a machine is asked for, in a set time: sizes, batches, dtypes, peers, ideas.
 
 The most wanted rows come first. What the time or the memory does not allow is skipped with a
-line that says so; nothing that has begun is cut off. An engine that fails takes no other along.
+line that says so; nothing that has begun is cut off. A peer that cannot run, or computes
+another network, takes no other along.
 """
 
 import math
@@ -90,6 +91,7 @@ class Suite:
     def __post_init__(self) -> None:
         self._end = self.clock() + self.seconds
         self._longest: dict[str, float] = {}
+        self._failed: set[str] = set()
 
     def run(self, plan: Plan) -> None:
         """Layers and ideas come after the first cell, so that no long list starves them."""
@@ -107,7 +109,13 @@ class Suite:
 
     def _measure_cell(self, subject: Subject) -> None:
         name = f"{subject.height}x{subject.width}, batch {subject.batch}, {subject.dtype}"
-        wanted = [engine for engine in PEERS if missing_for(engine, subject.dtype) is None]
+        # Who has failed and never run is not asked again: getting ready takes minutes.
+        hopeless = self._failed - self._longest.keys()
+        wanted = [
+            engine
+            for engine in PEERS
+            if missing_for(engine, subject.dtype) is None and engine not in hopeless
+        ]
         chosen, guess = [OURS, PLAIN], self._guess(OURS) + self._guess(PLAIN)
         if guess > self._left():
             self._skip(f"{name}: about {guess:.0f} s, {max(self._left(), 0):.0f} s left")
@@ -121,34 +129,34 @@ class Suite:
             else:
                 chosen.append(engine)
                 guess += self._guess(engine)
-        rows = self._measure_able(name, subject, chosen)
+        rows = self._measure_row(name, subject, chosen)
+        # What failed while all took turns may be the memory: ours alone needs less.
+        if not rows and chosen[2:] and self._guess(OURS) + self._guess(PLAIN) <= self._left():
+            rows = self._measure_row(name, subject, chosen[:2])
         self.rows += rows
         for row in rows:
             engine = row["engine"]
             seen = self._longest.get(engine, 0.0)
             self._longest[engine] = max(seen, row["prepare_seconds"])
 
-    def _measure_able(
-        self, name: str, subject: Subject, chosen: list[str]
+    def _measure_row(
+        self, name: str, subject: Subject, chosen: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Rows of all but the engines that fail, each of which is named; ours may, too."""
-        while True:
-            self.say(f"{name}: {', '.join(chosen)}")
-            try:
-                return measure_inference(subject, chosen, Budget(1000, self.row_seconds))
-            except FailedEngineError as error:
-                self._skip(f"{name}, {error}")
-                left = [engine for engine in chosen if engine != error.engine]
-            # Memory that a GPU lacks has another class in each library.
-            except Exception as error:
-                names = "".join(f", {engine}" for engine in chosen[2:])
-                self._skip(f"{name}{names}: {first_line(error)}")
-                left = chosen[:2]
-            finally:
-                release_memory()
-            if left == chosen or OURS not in left or PLAIN not in left:
-                return []
-            chosen = left
+        self.say(f"{name}: {', '.join(chosen)}")
+
+        def lose(error: FailedEngineError) -> None:
+            self._skip(f"{name}, {error.engine} {error.reason}")
+            self._failed.add(error.engine)
+
+        try:
+            budget = Budget(1000, self.row_seconds)
+            return measure_inference(subject, chosen, budget, lose=lose)
+        # Memory that a GPU lacks has another class in each library.
+        except Exception as error:
+            self._skip(f"{name}: {first_line(error)}")
+            return []
+        finally:
+            release_memory()
 
     def _measure_inside(self, subject: Subject) -> None:
         budget = Budget(1000, self.row_seconds)

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import STREET, TORCH_COMPILE, Prepared, cores, on_gpu
+from benchmarks.engines import (
+    STREET,
+    TORCH_COMPILE,
+    Prepared,
+    cores,
+    on_gpu,
+    release_memory,
+)
 from benchmarks.subject import Subject
 from benchmarks.timing import Case
 
@@ -42,6 +49,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     if on_gpu():
         # As XLA does by default: float32 convolutions and products in TF32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    release_memory()
     held_before = torch.cuda.memory_allocated() if on_gpu() else 0
     images = [torch.from_numpy(image).to(device) for image in subject.draw_images()]
     start = time.perf_counter()
@@ -53,6 +61,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     memory_bytes = None
     # Memory of CUDA graphs is their own: the allocator tells nothing of it.
     if on_gpu() and engine != TORCH_COMPILE:
+        release_memory()  # of the other format that was tried
         torch.cuda.reset_peak_memory_stats()
         call(images[0])
         torch.cuda.synchronize()

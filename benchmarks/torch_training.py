@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.engines import on_gpu
+from benchmarks.engines import on_gpu, release_memory
 from benchmarks.torch_bisenetv2 import build_twin
 from bisenet_jax.config import Config, LossConfig, OptimizerConfig
 from bisenet_jax.data.classes import IGNORE
@@ -54,6 +54,7 @@ def make_torch_step(
     """
     # Where JAX is, which may leave a GPU alone.
     device = torch.device("cuda" if on_gpu() else "cpu")
+    release_memory()
     held_before = torch.cuda.memory_allocated() if on_gpu() else 0
     # The same freedom that XLA takes with float32 on GPUs.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -112,6 +113,7 @@ def make_torch_step(
     def step_bytes() -> int | None:
         if not on_gpu():
             return None
+        release_memory()
         torch.cuda.reset_peak_memory_stats()
         wait(run(batches[0]))
         other_batches = sum(tensor.nbytes for batch in batches[1:] for tensor in batch)

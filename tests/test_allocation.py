@@ -100,7 +100,7 @@ import runpy
 import jax
 from bisenet_jax import distributed
 
-distributed.run = lambda *_: print(jax.config.jax_cpu_enable_async_dispatch)
+distributed.run = lambda *_: print(jax.config.read('jax_cpu_enable_async_dispatch'))
 runpy.run_path("train.py", run_name="__main__")
 """
 

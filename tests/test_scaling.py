@@ -134,5 +134,5 @@ def test_the_model_of_time():
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     sent_by_eight, params_of_eight = run_steps(config_file.load(folder), 8)
-    np.savez(folder / "params.npz", allow_pickle=False, **params_of_eight)
+    np.savez(folder / "params.npz", **params_of_eight)
     print(json.dumps(sent_by_eight))

@@ -65,7 +65,7 @@ def test_each_variant_is_trained_with_the_seed(tmp_path, capfd):
 
 def test_a_second_stage_starts_from_its_own_first(monkeypatch, tmp_path):
     asked_for = []
-    told = {"miou": 0.5, "stopped_by": None}
+    told = {"miou": 0.5, "stopped_by": None, "first_step": 1}
     monkeypatch.setattr(seeds, "train", lambda *run: asked_for.append(run) or told)
     command = ["--config=c.py", f"--workdir={tmp_path}", "--seeds=0,4", "--variant", "a="]
     command += ["--variant", "b=--b={run}", "--", "--config.init.weights={run}.safetensors"]

@@ -53,6 +53,7 @@ def test_pytorch_trains_where_jax_does(monkeypatch):
     weights = training.to_public("coincheung", training.start(config, model).variables)
     # A GPU that JAX was told to leave alone.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_training, "on_gpu", lambda: False)
     step = torch_training.make_torch_step(config, 19, weights, [crop], is_compiled=False)
     assert step.batches[0][0].device.type == "cpu" and step.step_bytes() is None
 

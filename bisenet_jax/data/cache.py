@@ -191,12 +191,17 @@ def _make(source: Source, kind: str, path: Path, threads: int) -> None:
 
 def _remove_abandoned(folder: Path) -> None:
     """What killed runs have left, which can be gigabytes."""
+    # Another run may end or tidy up meanwhile.
     for partial_path in folder.glob(f"{'?' * 20}.{'?' * 16}.partial"):
-        # Another run may end or tidy up meanwhile.
         with suppress(OSError):
             times = [path.stat().st_mtime for path in (partial_path, *partial_path.iterdir())]
             if time.time() - max(times) > ABANDONED:
                 shutil.rmtree(partial_path)
+    for lock in folder.glob(f"{'?' * 20}.lock"):
+        with suppress(OSError):
+            # One that is held so long may go as well: at worst two make one cache.
+            if time.time() - lock.stat().st_mtime > ABANDONED:
+                lock.unlink()
 
 
 def _packed(source: Source, kind: str, threads: int) -> Iterator[tuple[Example, bytes]]:

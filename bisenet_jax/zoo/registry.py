@@ -64,7 +64,7 @@ def enter(name: str, entry: Entry, folder: Path = FOLDER) -> None:
 
 
 def find_weights(name: str | os.PathLike[str], folder: Path = FOLDER) -> Path:
-    """The file of a shipped network, or the path as it was given.
+    """The file of a shipped network, or the path as it was given, `~` being home.
 
     A name in the register comes before a path: a file of that name is reached as `./NAME`.
 
