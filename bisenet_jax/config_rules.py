@@ -15,57 +15,83 @@ LEAST_STD = 1e-6  # of pixels, in units of full brightness
 def validate(config: Config) -> Config:
     """The same config, or a ConfigError that names the value, the rule and the cure."""
     check_types(config, "config")
-    data, augment, loss = config.data, config.augment, config.loss
-    optimizer, train = config.optimizer, config.train
+    _check_choices(config)
+    _check_init(config)
+    _check_model_suits_init_and_loss(config)
+    _check_optimizer_shares(config)
+    _check_batch(config)
+    _check_muon_rate(config)
+    _check_something_is_learnt(config)
+    _check_data(config)
+    _check_augment(config)
+    _check_loss_weights(config)
+    _check_ranges(config)
+    check_numbers(config, "config")
+    return config
+
+
+def _check_choices(config: Config) -> None:
     check_choice(
         {
-            "config.data.source": (data.source, SOURCES),
+            "config.data.source": (config.data.source, SOURCES),
             "config.init.part": (config.init.part, ("network", "backbone")),
-            "config.data.cache": (data.cache, ("none", "jpeg", "array")),
-            "config.data.sampling": (data.sampling, ("uniform", "balanced")),
+            "config.data.cache": (config.data.cache, ("none", "jpeg", "array")),
+            "config.data.sampling": (config.data.sampling, ("uniform", "balanced")),
             "config.model.dtype": (config.model.dtype, ("float32", "bfloat16", "float16")),
-            "config.optimizer.method": (optimizer.method, OPTIMIZERS),
+            "config.optimizer.method": (config.optimizer.method, OPTIMIZERS),
         }
     )
-    if config.init.allow_partial and not config.init.weights:
+
+
+def _check_init(config: Config) -> None:
+    init = config.init
+    if init.allow_partial and not init.weights:
         raise ConfigError(
             "config.init.allow_partial needs config.init.weights, the file to start from"
         )
-    is_backbone = config.init.part == "backbone"
-    if is_backbone and (not config.init.weights or config.init.allow_partial):
+    if init.part == "backbone" and (not init.weights or init.allow_partial):
         raise ConfigError(
             "config.init.part backbone needs config.init.weights, a file of torchvision's, and "
             "takes it whole or not at all: leave config.init.allow_partial out"
         )
-    frozen_batch_norm = config.model.frozen_batch_norm
-    if frozen_batch_norm and (not config.init.weights or is_backbone):
+
+
+def _check_model_suits_init_and_loss(config: Config) -> None:
+    model, init = config.model, config.init
+    if model.frozen_batch_norm and (not init.weights or init.part == "backbone"):
         raise ConfigError(
             "config.model.frozen_batch_norm needs config.init.weights, of the whole network: "
             "without them there are no statistics to normalise by"
         )
-    if config.model.fusion == "detail" and any(loss.booster_weights):
+    if model.fusion == "detail" and any(config.loss.booster_weights):
         raise ConfigError(
             "config.model.fusion detail has no Semantic Branch for boosters to learn from: set "
             "config.loss.booster_weights to (0.0, 0.0, 0.0, 0.0)"
         )
+
+
+def _check_optimizer_shares(config: Config) -> None:
     for name, share, usual in (
-        ("ema_decay", optimizer.ema_decay, "0.999; 0 is off"),
-        ("momentum", optimizer.momentum, "0.9"),
+        ("ema_decay", config.optimizer.ema_decay, "0.999; 0 is off"),
+        ("momentum", config.optimizer.momentum, "0.9"),
     ):
         if not 0 <= share < 1:
             raise ConfigError(
                 f"config.optimizer.{name} {share} must be at least 0 and below 1, such as "
                 f"{usual}"
             )
+
+
+def _check_batch(config: Config) -> None:
+    train, model = config.train, config.model
     if train.micro_batches < 1 or train.batch_size % train.micro_batches:
         raise ConfigError(
             f"config.train.micro_batches {train.micro_batches} must divide "
             f"config.train.batch_size {train.batch_size}, such as "
             f"{math.gcd(train.batch_size, max(train.micro_batches, 1))}"
         )
-    model = config.model
     has_context = model.use_context_embedding is not False and model.fusion != "detail"
-    if train.batch_size == train.micro_batches and has_context and not frozen_batch_norm:
+    if train.batch_size == train.micro_batches and has_context and not model.frozen_batch_norm:
         raise ConfigError(
             f"config.train.batch_size {train.batch_size} in {train.micro_batches} "
             "micro-batches leaves one image to each: the Context Embedding Block normalises "
@@ -73,17 +99,28 @@ def validate(config: Config) -> Config:
             "inference would divide; raise config.train.batch_size, lower "
             "config.train.micro_batches, or fine-tune with config.model.frozen_batch_norm"
         )
+
+
+def _check_muon_rate(config: Config) -> None:
+    optimizer = config.optimizer
     if optimizer.method == "muon" and optimizer.learning_rate > MUON_LARGEST_RATE:
         raise ConfigError(
             f"config.optimizer.learning_rate {optimizer.learning_rate} is a rate for sgd and "
             f"must be at most {MUON_LARGEST_RATE} for muon, whose steps have a size of their "
             "own whatever the gradient's: set 0.005 to 0.01"
         )
-    if not (loss.main_weight or any(loss.booster_weights)):
+
+
+def _check_something_is_learnt(config: Config) -> None:
+    if not (config.loss.main_weight or any(config.loss.booster_weights)):
         raise ConfigError(
             "config.loss.main_weight and all of config.loss.booster_weights are 0, so that "
             "nothing would be learnt; set config.loss.main_weight to 1.0"
         )
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
     if data.statistics and data.sampling != "balanced":
         raise ConfigError(
             f"config.data.statistics {data.statistics!r} has no effect with "
@@ -103,12 +140,12 @@ def validate(config: Config) -> Config:
             f"config.data.canvas_height {data.canvas_height} and config.data.canvas_width "
             f"{data.canvas_width} must both be set, or both be 0"
         )
-    check_range(
-        {
-            "config.augment.shrink": (augment.shrink, 1, 2),
-            "config.augment.enlarge": (augment.enlarge, 1, 2),
-        }
-    )
+
+
+def _check_augment(config: Config) -> None:
+    augment = config.augment
+    check_range({"config.augment.shrink": (augment.shrink, 1, 2)})
+    check_range({"config.augment.enlarge": (augment.enlarge, 1, 2)})
     for name, size in (("height", augment.crop_height), ("width", augment.crop_width)):
         unit = int(STRIDE / augment.input_scale)
         if size < unit or size % unit:
@@ -126,14 +163,15 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"config.augment.scales {augment.scales} must hold positive factors, such as (1.0,)"
         )
-    if (
-        augment.scale_range is not None
-        and not 0 < augment.scale_range[0] <= augment.scale_range[1]
-    ):
+    if augment.scale_range and not 0 < augment.scale_range[0] <= augment.scale_range[1]:
         raise ConfigError(
             f"config.augment.scale_range {augment.scale_range} must be two positive factors, "
             "the smaller first, such as (0.5, 2.0)"
         )
+
+
+def _check_loss_weights(config: Config) -> None:
+    loss = config.loss
     if loss.class_weights and (min(loss.class_weights) < 0 or not any(loss.class_weights)):
         raise ConfigError(
             f"config.loss.class_weights {loss.class_weights} must not be negative and not all "
@@ -144,6 +182,11 @@ def validate(config: Config) -> Config:
             f"config.loss.booster_weights {loss.booster_weights} must hold four weights, "
             "for Stem, S3, S4 and S5; 0 leaves a booster out"
         )
+
+
+def _check_ranges(config: Config) -> None:
+    data, augment, loss = config.data, config.augment, config.loss
+    optimizer, train = config.optimizer, config.train
     check_range(
         {
             "config.augment.flip_probability": (augment.flip_probability, 0, 1),
@@ -183,5 +226,3 @@ def validate(config: Config) -> Config:
             "config.train.seed": (train.seed, 0, 2**31 - 1),
         }
     )
-    check_numbers(config, "config")
-    return config
