@@ -55,7 +55,7 @@ from bisenet_jax.training.losses import check_class_weights
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.pace import Pace, Trace, step_flops, waiting, watched
 from bisenet_jax.training.shut_channels import complaint, count_shut_channels
-from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.state import start_state
 from bisenet_jax.training.step import Metrics, make_train_step
 from bisenet_jax.training.stop import Stop, Stopped
 from bisenet_jax.training.workdir import claim
@@ -90,12 +90,12 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
     mesh, own_mesh = parallel.make_mesh(), parallel.make_mesh(jax.local_devices())
     check(options, mesh, own_mesh)
     class_set = find_class_set(options.data.classes)
+    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     with watch(where(options.data)):
         train_source = open_source(options.data, options.data.train_split)
         val_source = open_source(options.data, options.data.val_split)
     train_source = with_cache(train_source, options.data)
     sampler = open_sampler(options.data, train_source)
-    model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
     start_step, total_steps = checkpoint.steps_made(workdir), options.train.steps
     # A run that goes on has its weights already.
     initial = None if start_step else read_initial_weights(options, model)
@@ -113,15 +113,6 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
         network, normalization, own_mesh, protocol, deterministic=exactly
     )
 
-    def start_state() -> TrainState:
-        return create_state(
-            model,
-            optimizer,
-            options.train.seed,
-            with_ema=options.optimizer.ema_decay > 0,
-            counts_skips=options.train.max_skipped_steps > 0,
-        )
-
     began = time.monotonic()
     result: Scores | None = None
     is_stopped = False
@@ -131,13 +122,13 @@ def train(options: Config, workdir: Path, *, profile: int = 0) -> dict:
         checkpoint.open_checkpoints(workdir, keep=options.train.keep_checkpoints) as saved,
     ):
         if start_step:
-            template = jax.eval_shape(start_state)
+            template = jax.eval_shape(lambda: start_state(model, options))
             with watch(str(workdir)):
                 state, start_step = checkpoint.restore_newest(saved, workdir, template, mesh)
             print(f"resuming {workdir} after step {start_step} of {total_steps}")
             lacks_scores = checkpoint.lacks_scores(saved, start_step)
         else:
-            state, lacks_scores = start_state(), False
+            state, lacks_scores = start_state(model, options), False
             if initial is not None:
                 state, start = start_from(state, initial, class_set)
                 print(f"starting from {options.init.weights}\n{start.describe()}")

@@ -29,7 +29,7 @@ from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.augment import augment
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.pace import step_flops
-from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.state import TrainState, start_state
 from bisenet_jax.training.step import make_train_step, make_update
 
 PEERS = ("torch-eager", "torch-compile")
@@ -187,6 +187,7 @@ def _require_twin(config: Config, model: BiSeNetV2) -> None:
     lacking = {
         "config.train.micro_batches": (config.train.micro_batches, 1),
         "config.train.remat": (config.train.remat, False),
+        "config.train.max_skipped_steps": (config.train.max_skipped_steps, 0),
         "config.model.frozen_batch_norm": (bool(config.model.frozen_batch_norm), False),
         "config.augment.enlarge": (config.augment.enlarge, 1),
         "config.optimizer.method": (config.optimizer.method, "sgd"),
@@ -227,14 +228,6 @@ def crop_frames(
     return draw(key, frames["image"], frames["label"], frames["size"])
 
 
-def start(config: Config, model: BiSeNetV2) -> TrainState:
-    """The state before the first step."""
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    return create_state(
-        model, optimizer, config.train.seed, with_ema=config.optimizer.ema_decay > 0
-    )
-
-
 def _our_engine(
     config: Config, model: BiSeNetV2, crops: list[tuple[jax.Array, jax.Array]]
 ) -> _Engine:
@@ -245,13 +238,13 @@ def _our_engine(
         images, labels = crop
         return update(state, images, labels, key)
 
-    return _compiled_engine(OURS, step, start(config, model), crops)
+    return _compiled_engine(OURS, step, start_state(model, config), crops)
 
 
 def _whole_engine(config: Config, model: BiSeNetV2, frames: list[Any]) -> _Engine:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     step = make_train_step(model, optimizer, config)
-    return _compiled_engine(WHOLE, step, start(config, model), frames)
+    return _compiled_engine(WHOLE, step, start_state(model, config), frames)
 
 
 def _compiled_engine(
@@ -283,7 +276,7 @@ def _peer_engine(
     step = make_torch_step(
         config,
         model.num_classes,
-        to_public(config.model.preset, jax.device_get(start(config, model).variables)),
+        to_public(config.model.preset, jax.device_get(start_state(model, config).variables)),
         [(np.asarray(images), np.asarray(labels)) for images, labels in crops],
         is_compiled=name == "torch-compile",
     )

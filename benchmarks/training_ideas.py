@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import timing
 from benchmarks.machine import describe_machine
 from benchmarks.timing import Budget, Case
-from benchmarks.training import crop_frames, draw_frames, prepare_config, start
+from benchmarks.training import crop_frames, draw_frames, prepare_config
 from bisenet_jax import resize
 from bisenet_jax.allocation import finish_each_step, keep_freed_memory
 from bisenet_jax.config import Config, ModelConfig
@@ -32,6 +32,7 @@ from bisenet_jax.model import convolution, layers
 from bisenet_jax.model.presets import build_model
 from bisenet_jax.training import losses
 from bisenet_jax.training.optimizer import make_optimizer
+from bisenet_jax.training.state import start_state
 from bisenet_jax.training.step import make_update
 
 BATCH, CROP, CLASSES = 4, (256, 512), 19
@@ -158,7 +159,7 @@ def compile_idea(idea: Idea, config: Config, crops: list[Any]) -> tuple[Any, Cas
             )
             for first in range(0, len(crops), idea.steps)
         ]
-    state = start(config, model)
+    state = start_state(model, config)
     donated = (0,) if idea.donates else ()
     with idea.patch():
         program = jax.jit(call, donate_argnums=donated).lower(state, inputs[0]).compile()

@@ -96,6 +96,7 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of a training frame, made on the device inside the step."""
 
+    # The paper's sizes belong to a data set each: see configs/ (Cityscapes: 1024x2048, halved).
     crop_height: int = 512
     crop_width: int = 1024
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # one is drawn per frame

@@ -14,6 +14,7 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(source="camvid", root="data/camvid", classes="camvid"),
         augment=AugmentConfig(crop_height=352, crop_width=480),
+        # The paper knows no warm-up, and has frames of 960x720: configs/camvid_960x720.py.
         optimizer=OptimizerConfig(warmup_steps=200),
         train=TrainConfig(steps=10_000, evaluate_every=500, checkpoint_every=500),
     )

@@ -17,6 +17,6 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(source="folder", root=ROOT, classes=f"{ROOT}/classes.json"),
         augment=AugmentConfig(crop_height=512, crop_width=512),
-        optimizer=OptimizerConfig(warmup_steps=200),
+        optimizer=OptimizerConfig(warmup_steps=200),  # the paper knows none
         train=TrainConfig(steps=10_000, evaluate_every=500, checkpoint_every=500),
     )

@@ -29,7 +29,7 @@ def by_loops(x, gradient, size: int, stride: int) -> np.ndarray:
     return total
 
 
-@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (1, 1), (1, 2), (7, 2)])
 @pytest.mark.parametrize("height", [6, 7])
 @pytest.mark.parametrize("features", [1, 5, 20])  # as many forms
 def test_products_equal_loops(size, stride, height, features):

@@ -133,7 +133,10 @@ def test_killed_and_started_again_two_equal_one(tmp_path, tiny_config, launch):
 
     summary = tmp_path / "summary.json"
     # A trace, too, has one writer.
-    texts = wait_for(launch("slurm", *command, f"--json={summary}", "--profile=1"))
+    # Hosts may read in their own ways.
+    own = (), ("--config.data.threads=3",)
+    command += [f"--json={summary}", "--profile=1"]
+    texts = wait_for(launch("slurm", *command, own=own))
     traces = workdir / "tensorboard" / "plugins" / "profile"
     assert len(list(traces.glob("*/perfetto_trace.json.gz"))) == 1
     assert "after step 2 of 6" in texts[0] and "train: 100%" in texts[0]

@@ -203,6 +203,21 @@ def test_remat_keeps_less(examples):
     assert sizes[1] < 0.6 * sizes[0]
 
 
+def test_remat_makes_no_dense_convolution_anew(examples):
+    variables, images = drawn_variables(model_of()), examples[0]
+
+    def convolutions(remat: bool) -> int:
+        forward = make_forward(model_of(), remat=remat)
+
+        def total(variables):
+            outputs, _ = forward(variables, images, KEY)
+            return sum(logits.sum() for logits in jax.tree.leaves(outputs))
+
+        return str(jax.make_jaxpr(jax.grad(total))(variables)).count("conv_general_dilated[")
+
+    assert convolutions(True) == convolutions(False) > 50
+
+
 def test_remat_changes_no_number(variables, examples):
     arguments = (variables, *examples, KEY)
     kept, remade = (

@@ -6,6 +6,7 @@ import pytest
 
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.idle_fields import find_idle_fields
 from bisenet_jax.model.presets import PRESETS, build_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "deviations.md"
@@ -54,6 +55,27 @@ def test_fields_of_a_preset_exist_and_change_something(preset):
     model, paper = build_model(preset), BiSeNetV2()
     unchanged = [n for n in PRESETS[preset] if getattr(model, n) == getattr(paper, n)]
     assert not unchanged, "leave the paper's values to the defaults"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"semantic_branch": "resnet18"},
+        *({"fusion": fusion} for fusion in ("detail", "semantic", "sum", "concat")),
+        {"use_context_embedding": False},
+    ],
+)
+def test_what_a_preset_sets_in_vain_is_nobodys_mistake(preset, fields):
+    model = build_model(preset, **fields)
+    idle = find_idle_fields(BiSeNetV2(**PRESETS[preset] | fields))
+    for name in PRESETS[preset]:
+        expected = getattr(BiSeNetV2(), name) if name in idle else PRESETS[preset][name]
+        assert getattr(model, name) == expected
+    # But what was asked for is refused.
+    for name in idle:
+        with pytest.raises(ConfigError, match=f"{name} .* has no effect with"):
+            build_model(preset, **fields, **{name: PRESETS[preset][name]})
 
 
 def test_own_fields_come_before_the_presets():

@@ -14,7 +14,10 @@ def test_a_run_that_is_killed_twice_ends_like_one_left_alone(tmp_path):
     assert result["kills"] == 2 and result["arrays"] > 100
     assert sum(result["aimed"].values()) == sum(result["hit"].values()) == 2
     assert not soak.half_written(tmp_path / "killed_0")
-    assert "equal" in soak.table(result) and "NOT" not in soak.table(result)
+    runs = result["runs"]
+    assert soak.table(result).count(f"equal in all {runs} runs") == len(soak.COMPARED)
+    other = result | {soak.COMPARED[0]: 0}
+    assert not soak.is_equal(other) and f"equal in 0 of {runs}" in soak.table(other)
 
     # Were anything else, it would be seen.
     log = tmp_path / "killed_0" / LOG_FILE

@@ -1,12 +1,13 @@
 """The synthetic streets: same bytes always, all classes, and no class told by its colour."""
 
+import hashlib
 import pickle
 
 import numpy as np
 import pytest
 
 from bisenet_jax.data.classes import CITYSCAPES, IGNORE
-from bisenet_jax.data.synthetic import SyntheticStreets, draw_street
+from bisenet_jax.data.synthetic import DRAWING, SyntheticStreets, draw_street
 from bisenet_jax.errors import ConfigError
 
 CLASSES = len(CITYSCAPES)
@@ -20,6 +21,13 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
 def test_same_seed_and_index_give_the_same_bytes():
     for a, b in zip(draw_street(3, 5, 96, 160), draw_street(3, 5, 96, 160), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+def test_another_drawing_has_another_number():
+    # The label map, for colours are floats before they are bytes.
+    digest = hashlib.sha256(draw_street(3, 5, 96, 160)[1].tobytes()).hexdigest()
+    known = {1: "82320d4e8cea8dcc607aa0c7410146d283be915b737eedf95f7889febe47d5f2"}
+    assert known.get(DRAWING) == digest, "raise DRAWING, for caches, and write its digest here"
 
 
 def test_drawing_other_scenes_in_between_changes_nothing():

@@ -30,7 +30,7 @@ from bisenet_jax.training import checkpoint
 from bisenet_jax.training.logs import read_log
 from bisenet_jax.training.optimizer import make_optimizer
 from bisenet_jax.training.run import read_run
-from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.state import TrainState, create_state, start_state
 from bisenet_jax.training.step import make_train_step
 from bisenet_jax.training.stop import Stop
 
@@ -39,17 +39,7 @@ ROOT = Path(__file__).parent.parent
 
 def read_state(workdir: Path, options: Config, step: int) -> TrainState:
     model = build_model(**dataclasses.asdict(options.model))
-    optimizer = make_optimizer(options.optimizer, options.train.steps)
-    with_ema = options.optimizer.ema_decay > 0
-    template = jax.eval_shape(
-        lambda: create_state(
-            model,
-            optimizer,
-            seed=0,
-            with_ema=with_ema,
-            counts_skips=options.train.max_skipped_steps > 0,
-        )
-    )
+    template = jax.eval_shape(lambda: start_state(model, options))
     with checkpoint.open_checkpoints(workdir) as saved:
         mesh = parallel.make_mesh(jax.devices()[:1])
         return checkpoint.restore(saved, step, template, mesh)
@@ -202,6 +192,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
         ("train", "micro_batches", 4, "batch_size / config.train.micro_batches 1 must be"),
         ("model", "dtype", "float16", "float16 needs loss scaling"),
         ("data", "classes", "camvid", "does not fit the source 'synthetic'"),
+        ("model", "bga_upsampling", "cubic", "'cubic' is not known; choose from"),
+        ("model", "initialization", "zeros", "initialization 'zeros' is not known"),
+        ("model", "semantic_branch", "resnet18", "has no effect with semantic_branch"),
         ("loss", "class_weights", (1.0, 2.0), "holds 2 weights for 19 classes"),
     ],
 )

@@ -50,7 +50,7 @@ def test_pytorch_trains_where_jax_does(monkeypatch):
     config = small()
     model = training.build_model("coincheung", num_classes=19)
     crop = (np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 64, 64), np.uint8))
-    weights = training.to_public("coincheung", training.start(config, model).variables)
+    weights = training.to_public("coincheung", training.start_state(model, config).variables)
     # A GPU that JAX was told to leave alone.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch_training, "on_gpu", lambda: False)
@@ -68,6 +68,7 @@ def test_peers_that_are_asked_for():
 
 def test_ours_alone_needs_no_twin():
     config = small(model=narrow_model())
+    config.train.max_skipped_steps, config.optimizer.ema_decay = 1, 0.9
     rows = training.measure_training(config, [], Budget(2, 1e-3))
     assert [row["engine"] for row in rows] == [training.OURS, training.WHOLE]
 

@@ -27,6 +27,27 @@ def test_a_second_run_is_refused_while_the_first_lives(tmp_path, tiny_config):
         pass
 
 
+@pytest.mark.parametrize("key", sorted(workdir.FREE_KEYS))
+def test_a_run_goes_on_with_other_means(key, tmp_path, tiny_config):
+    with claim(tmp_path, tiny_config, 0):
+        pass
+    section, field = key.split(".")[1:]
+    value = getattr(getattr(tiny_config, section), field)
+    other = f"{value}/elsewhere" if isinstance(value, str) else value + 1
+    setattr(getattr(tiny_config, section), field, other)
+    with claim(tmp_path, tiny_config, 0):
+        assert getattr(getattr(config_file.load(tmp_path), section), field) == other
+
+
+def test_a_run_goes_on_with_no_other_numbers(tmp_path, tiny_config):
+    with claim(tmp_path, tiny_config, 0):
+        pass
+    tiny_config.train.seed += 1
+    with pytest.raises(ConfigError, match="config.train.seed 0, now 1.*repeat its flags"):
+        with claim(tmp_path, tiny_config, 0):
+            pass
+
+
 CLASSES = """{"name": "mine", "classes": [
     {"name": "lawn", "colour": [0, 200, 0]}, {"name": "%s", "colour": [200, 0, 0]}]}"""
 

@@ -11,7 +11,7 @@ from bisenet_jax.model.aggregation import BilateralGuidedAggregation, PlainFusio
 from bisenet_jax.model.backbones.branch import BACKBONES, BackboneBranch
 from bisenet_jax.model.detail import DetailBranch
 from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
-from bisenet_jax.model.idle_fields import find_idle_field
+from bisenet_jax.model.idle_fields import find_idle_fields
 from bisenet_jax.model.layers import Dtype, LayerOptions, require_choice
 from bisenet_jax.model.semantic import SemanticBranch, SemanticStages
 from bisenet_jax.resize import METHODS, upsample
@@ -115,17 +115,8 @@ class BiSeNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, is_training: bool) -> Outputs:
-        self._check_fields()
+        options = self.check_fields()
         _check_images(images)
-        options = LayerOptions(
-            dtype=jnp.dtype(self.dtype),
-            batch_norm_momentum=self.batch_norm_momentum,
-            batch_norm_epsilon=self.batch_norm_epsilon,
-            conv_bias=self.conv_bias,
-            initialization=self.initialization,
-            depthwise_lowering=self.depthwise_lowering,
-            frozen_batch_norm=self.frozen_batch_norm,
-        )
         images = images.astype(options.dtype)
         detail_branch = DetailBranch(
             self._widen(self.detail_channels), options=options, name="detail_branch"
@@ -208,13 +199,13 @@ class BiSeNetV2(nn.Module):
             **fields,
         )
 
-    def _check_fields(self) -> None:
+    def check_fields(self) -> LayerOptions:
+        """What its layers share; a ConfigError for a field that cannot be, or has no effect."""
         require_choice("booster_form", self.booster_form, tuple(BOOSTER_FORMS))
         require_choice("fusion", self.fusion, FUSIONS)
         require_choice("semantic_branch", self.semantic_branch, SEMANTIC_BRANCHES)
         require_choice("bga_upsampling", self.bga_upsampling, METHODS)
-        if idle := find_idle_field(self):
-            name, cause = idle
+        for name, cause in find_idle_fields(self).items():
             default = type(self).__dataclass_fields__[name].default
             raise ConfigError(
                 f"{name} {getattr(self, name)!r} has no effect with {cause}; set it to "
@@ -237,8 +228,19 @@ class BiSeNetV2(nn.Module):
             raise ConfigError(
                 f"dropout_rate {self.dropout_rate} must be at least 0 and below 1; 0 is off"
             )
-        if self.fusion == "detail" or self.semantic_branch in BACKBONES:
-            return
+        if self.fusion != "detail" and self.semantic_branch not in BACKBONES:
+            self._check_widths()
+        return LayerOptions(
+            dtype=jnp.dtype(self.dtype),
+            batch_norm_momentum=self.batch_norm_momentum,
+            batch_norm_epsilon=self.batch_norm_epsilon,
+            conv_bias=self.conv_bias,
+            initialization=self.initialization,
+            depthwise_lowering=self.depthwise_lowering,
+            frozen_batch_norm=self.frozen_batch_norm,
+        )
+
+    def _check_widths(self) -> None:
         widths = self.detail_channels[-1], self.semantic_late_channels[-1]
         if self.fusion == "sum" and widths[0] != widths[1]:
             raise ConfigError(

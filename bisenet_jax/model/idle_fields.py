@@ -15,8 +15,8 @@ OF_SEMANTIC_BRANCH = (
 OF_GUIDANCE = ("bga_pointwise_bias", "bga_pool_counts_padding")
 
 
-def find_idle_field(model: Any) -> tuple[str, str] | None:
-    """A field of a `BiSeNetV2` that differs from its default to no effect, and why; or None."""
+def find_idle_fields(model: Any) -> dict[str, str]:
+    """Fields of a `BiSeNetV2` that differ from their defaults to no effect, each with why."""
     fusion, branch = model.fusion, model.semantic_branch
     idle = {
         f"fusion {fusion!r}": {
@@ -25,7 +25,7 @@ def find_idle_field(model: Any) -> tuple[str, str] | None:
             "concat": OF_GUIDANCE,
             "semantic": (*OF_GUIDANCE, "bga_relu"),
             "detail": (*OF_GUIDANCE, "bga_relu", "bga_upsampling", *OF_SEMANTIC_BRANCH),
-        }[fusion],
+        }.get(fusion, ()),
         f"semantic_branch {branch!r}": (
             OF_GATHER_EXPANSION if branch != "gather_expansion" else ()
         ),
@@ -33,8 +33,9 @@ def find_idle_field(model: Any) -> tuple[str, str] | None:
             OF_CONTEXT_EMBEDDING if not model.use_context_embedding else ()
         ),
     }
+    found: dict[str, str] = {}
     for cause, names in idle.items():
         for name in names:
             if getattr(model, name) != type(model).__dataclass_fields__[name].default:
-                return name, cause
-    return None
+                found.setdefault(name, cause)
+    return found

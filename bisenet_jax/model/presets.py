@@ -11,6 +11,7 @@ from typing import Any
 
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model.bisenetv2 import BiSeNetV2
+from bisenet_jax.model.idle_fields import find_idle_fields
 
 _PUBLIC_READING = {
     "expansion_place": "depthwise",
@@ -60,13 +61,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build_model(preset: str = "paper", *, num_classes: int = 19, **fields: Any) -> BiSeNetV2:
     """The network of a preset; a field that is None keeps the preset's value.
 
+    What a preset sets and the other fields leave without effect falls back to its default.
+
     Raises:
-        ConfigError: for an unknown preset, with the known ones.
+        ConfigError: for an unknown preset, with the known ones, and for a field that cannot be,
+            or that was set to no effect.
     """
     if preset not in PRESETS:
         raise ConfigError(f"model preset {preset!r} is not known; choose from {list(PRESETS)}")
     chosen = {name: value for name, value in fields.items() if value is not None}
-    return BiSeNetV2(num_classes=num_classes, **(PRESETS[preset] | chosen))
+    model = BiSeNetV2(num_classes=num_classes, **(PRESETS[preset] | chosen))
+    idle = find_idle_fields(model).keys() - chosen.keys()
+    left = {name: value for name, value in PRESETS[preset].items() if name not in idle}
+    model = BiSeNetV2(num_classes=num_classes, **(left | chosen))
+    model.check_fields()
+    return model
 
 
 # Fields that change neither the shapes of a network nor what the same weights compute in use.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bisenet_jax import config_file, parallel
+from bisenet_jax import config_file, distributed, parallel
 from bisenet_jax.config import STRIDE, Config
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.loader import evaluation_examples
@@ -29,10 +29,8 @@ from bisenet_jax.weights import Score, Weights, read_weights, write_weights
 
 STORED_DTYPE = "float16"
 # What may differ between runs whose scores are averaged: the draw, and the machine's part.
-_FREE = {
-    "config.train.seed",
-    *("config.data.root", "config.data.workers", "config.data.threads"),
-    *("config.data.cache", "config.data.cache_dir", "config.data.prefetch_megabytes"),
+_FREE = distributed.HOST_KEYS | {
+    *("config.train.seed", "config.data.cache"),
     *("config.train.log_every", "config.train.checkpoint_every"),
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }

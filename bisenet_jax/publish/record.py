@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bisenet_jax import config_file
+from bisenet_jax import config_file, distributed
 from bisenet_jax.config import Config
 from bisenet_jax.evaluation.report import DATA_SETS
 from bisenet_jax.publish.measurement import FILES, STORED_DTYPE, Final, Measured
@@ -25,9 +25,8 @@ LICENCES = {
     "cityscapes": "research use only, as Cityscapes: no commercial use",
 }
 # How a machine works, not what comes out.
-_OF_THE_MACHINE = {
-    *("config.data.workers", "config.data.threads", "config.data.cache"),
-    *("config.data.cache_dir", "config.data.prefetch_megabytes"),
+_OF_THE_MACHINE = distributed.HOST_KEYS - {"config.data.root"} | {
+    "config.data.cache",
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }
 

@@ -15,8 +15,7 @@ from bisenet_jax.model.presets import build_model
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.protocol import protocol_of_scale
 from bisenet_jax.training import checkpoint
-from bisenet_jax.training.optimizer import make_optimizer
-from bisenet_jax.training.state import TrainState, create_state
+from bisenet_jax.training.state import TrainState, start_state
 from bisenet_jax.training.trained_classes import trained_classes
 from bisenet_jax.weights import Score, Weights
 
@@ -45,16 +44,7 @@ def restore_run(workdir: Path, options: Config, wish: str, mesh: Mesh) -> Restor
     """
     class_set = trained_classes(workdir, options.data)
     model = build_model(num_classes=len(class_set), **dataclasses.asdict(options.model))
-    optimizer = make_optimizer(options.optimizer, options.train.steps)
-    template = jax.eval_shape(
-        lambda: create_state(
-            model,
-            optimizer,
-            seed=0,
-            with_ema=options.optimizer.ema_decay > 0,
-            counts_skips=options.train.max_skipped_steps > 0,
-        )
-    )
+    template = jax.eval_shape(lambda: start_state(model, options))
     with checkpoint.open_checkpoints(workdir) as saved:
         step = _find_step(saved, wish, workdir)
         state = checkpoint.restore(saved, step, template, mesh)
@@ -97,7 +87,7 @@ def _find_step(saved: checkpoint.Checkpoints, wish: str, workdir: Path) -> int:
 
 
 def _describe_protocol(options: Config) -> str:
-    """How train.py scores: its `score` function in words."""
+    """How train.py scores: `evaluation.validation.score` in words."""
     return (
         f"by train.py: all whole images of split {options.data.val_split!r} of source "
         f"{options.data.source!r}, {protocol_of_scale(options.augment.input_scale)}, "

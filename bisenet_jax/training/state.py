@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bisenet_jax.config import Config
 from bisenet_jax.model.bisenetv2 import STRIDE, BiSeNetV2
 from bisenet_jax.model.initialization import initialize
+from bisenet_jax.training.optimizer import make_optimizer
 
 PyTree = Any
 
@@ -69,6 +71,17 @@ def create_state(
         opt_state=optimizer.init(variables["params"]),
         ema=_copy(variables) if with_ema else None,
         skipped=jnp.zeros((), jnp.int32) if counts_skips else None,
+    )
+
+
+def start_state(model: BiSeNetV2, options: Config) -> TrainState:
+    """The state at step 0 of a run, with all that its configuration has it keep."""
+    return create_state(
+        model,
+        make_optimizer(options.optimizer, options.train.steps),
+        options.train.seed,
+        with_ema=options.optimizer.ema_decay > 0,
+        counts_skips=options.train.max_skipped_steps > 0,
     )
 
 

@@ -17,9 +17,7 @@ from bisenet_jax.training.trained_classes import keep_classes, require_classes, 
 LOCK_FILE = "lock"
 
 # What may differ between two starts of one run: nothing that changes its weights.
-FREE_KEYS = {
-    *("config.data.root", "config.data.workers", "config.data.threads"),
-    *("config.data.cache_dir", "config.data.prefetch_megabytes"),
+FREE_KEYS = distributed.HOST_KEYS | {
     *("config.train.log_every", "config.train.evaluate_every", "config.train.checkpoint_every"),
     *("config.train.keep_checkpoints", "config.train.evaluate_batch_size"),
 }
