@@ -64,14 +64,14 @@ def blend(below: np.ndarray, above: np.ndarray, opacity: float) -> np.ndarray:
     return np.rint(mixed).astype(np.uint8)
 
 
-def contact_sheet(rows: Sequence[np.ndarray], *, theme: Theme = LIGHT) -> np.ndarray:
+def contact_sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures one above the other, `[sum of H, largest W, 3] uint8`, narrow ones centred."""
     if not rows:
         raise ValueError("a contact sheet needs at least one picture, got []")
     for row in rows:
         check_image(row)
     width = max(row.shape[1] for row in rows)
-    sheet = np.full((sum(len(row) for row in rows), width, 3), theme.background, np.uint8)
+    sheet = np.full((sum(len(row) for row in rows), width, 3), LIGHT.background, np.uint8)
     top = 0
     for row in rows:
         left = (width - row.shape[1]) // 2

@@ -88,11 +88,9 @@ def read_picture(
     return _read_picture(path, str(path), background)
 
 
-def decode_picture(
-    content: bytes, name: str, *, background: tuple[int, int, int] = WHITE
-) -> np.ndarray:
+def decode_picture(content: bytes, name: str) -> np.ndarray:
     """Like `read_picture` for the content of a file; `name` is what errors call it."""
-    return _read_picture(io.BytesIO(content), name, background)
+    return _read_picture(io.BytesIO(content), name, WHITE)
 
 
 def write_label_map(path: str | os.PathLike[str], labels: np.ndarray) -> None:

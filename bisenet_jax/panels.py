@@ -10,7 +10,6 @@ from bisenet_jax.drawing import (
     ERROR_COLOUR,
     LIGHT,
     SMALLEST_EM,
-    Theme,
     blend,
     canvas,
     check_image,
@@ -29,6 +28,7 @@ from bisenet_jax.pictures import (
 )
 
 SMALLEST_PANEL = 256  # narrower panels are enlarged
+OPACITY = 0.6  # of labels over their image
 
 
 def comparison(
@@ -38,10 +38,9 @@ def comparison(
     class_set: ClassSet,
     *,
     title: str | None = None,
-    opacity: float = 0.6,
+    opacity: float = OPACITY,
     columns: int | None = None,
     named: Collection[int] | np.ndarray | None = None,
-    theme: Theme = LIGHT,
 ) -> np.ndarray:
     """One picture of an image, its prediction, its truth and where they differ.
 
@@ -63,7 +62,7 @@ def comparison(
         check_labels("truth", truth, image)
         panels["truth"] = overlay(image, truth, class_set, opacity=opacity)
         wrong = is_class(truth, class_set) & (prediction != truth)
-        panels[f"errors: {_share(wrong, truth, class_set)}"] = _error_panel(image, wrong, theme)
+        panels[f"errors: {_share(wrong, truth, class_set)}"] = _error_panel(image, wrong)
     if columns is None:
         columns = (
             2 if len(panels) == 4 and 2 * image.shape[1] >= 3 * len(image) else len(panels)
@@ -71,7 +70,7 @@ def comparison(
     if not 1 <= columns <= len(panels):
         raise ValueError(f"columns {columns} must lie within 1 and the {len(panels)} panels")
     shown = classes_in(class_set, prediction, truth) if named is None else named
-    return _arrange(panels, columns, title or "", class_set, class_ids(shown, class_set), theme)
+    return _arrange(panels, columns, title or "", class_set, class_ids(shown, class_set))
 
 
 def labelled(
@@ -80,12 +79,10 @@ def labelled(
     class_set: ClassSet,
     *,
     title: str | None = None,
-    opacity: float = 0.6,
-    theme: Theme = LIGHT,
 ) -> np.ndarray:
     """One picture of an image beside its labels, without a legend; arguments as above."""
-    panels = {"image": image, "labels": overlay(image, labels, class_set, opacity=opacity)}
-    return _arrange(panels, 2, title or "", class_set, [], theme)
+    panels = {"image": image, "labels": overlay(image, labels, class_set, opacity=OPACITY)}
+    return _arrange(panels, 2, title or "", class_set, [])
 
 
 def _arrange(
@@ -94,7 +91,6 @@ def _arrange(
     title: str,
     class_set: ClassSet,
     named: list[int],
-    theme: Theme,
 ) -> np.ndarray:
     """Captioned panels of one size under a title, the legend of the `named` classes below."""
     height, width = next(iter(panels.values())).shape[:2]
@@ -112,18 +108,18 @@ def _arrange(
     # Without a title the first captions bring half of the upper margin along.
     head = margin + 7 * title_em // 4 if title else margin // 2
     body = rows * (caption + height) + (rows - 1) * gap // 2
-    names = legend(class_set, width=inner, present=named, em=em, theme=theme)
+    names = legend(class_set, width=inner, present=named, em=em)
     foot = margin + (len(names) + em if named else 0)
 
-    picture, draw = canvas(inner + 2 * margin, head + body + foot, theme)
+    picture, draw = canvas(inner + 2 * margin, head + body + foot, LIGHT)
     if title:
         title = cut(title, title_em, inner)
-        draw.text((margin, margin), title, theme.text, font(title_em), anchor="lt")
+        draw.text((margin, margin), title, LIGHT.text, font(title_em), anchor="lt")
     for position, (name, panel) in enumerate(panels.items()):
         row, column = divmod(position, columns)
         left = margin + column * (cell_width + gap)
         top = head + row * (caption + height) + row * gap // 2
-        draw.text((left, top + caption // 2), name, theme.text, font(em), anchor="lm")
+        draw.text((left, top + caption // 2), name, LIGHT.text, font(em), anchor="lm")
         large = panel.repeat(zoom, axis=0).repeat(zoom, axis=1)
         picture.paste(Image.fromarray(large), (left, top + caption))
     if named:
@@ -131,11 +127,11 @@ def _arrange(
     return np.asarray(picture)
 
 
-def _error_panel(image: np.ndarray, wrong: np.ndarray, theme: Theme) -> np.ndarray:
+def _error_panel(image: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """The image faded to grey, wrong pixels in one loud colour."""
     luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     grey = np.repeat(np.rint(luma).astype(np.uint8)[..., None], 3, axis=2)
-    faded = blend(grey, np.full_like(grey, theme.background), 0.45)
+    faded = blend(grey, np.full_like(grey, LIGHT.background), 0.45)
     marked = blend(faded, np.full_like(grey, ERROR_COLOUR), 0.85)
     return np.where(wrong[..., None], marked, faded)
 

@@ -94,8 +94,6 @@ def with_legend(
     picture: np.ndarray,
     class_set: ClassSet,
     present: Collection[int] | np.ndarray | None = None,
-    *,
-    theme: Theme = LIGHT,
 ) -> np.ndarray:
     """The picture, and below it a legend of the classes `present`; wider if names need it."""
     check_image(picture)
@@ -104,22 +102,22 @@ def with_legend(
         return picture
     em = max(SMALLEST_EM, picture.shape[1] // 64)
     width = max(picture.shape[1] - 2 * em, legend_item_width(class_set, ids, em))
-    names = legend(class_set, width=width, present=ids, em=em, theme=theme)
+    names = legend(class_set, width=width, present=ids, em=em)
     framed = np.pad(names, ((em // 2, em // 2), (em, em), (0, 0)))
-    framed[: em // 2], framed[-(em // 2) :] = theme.background, theme.background
-    framed[:, :em], framed[:, -em:] = theme.background, theme.background
-    return contact_sheet([picture, framed], theme=theme)
+    framed[: em // 2], framed[-(em // 2) :] = LIGHT.background, LIGHT.background
+    framed[:, :em], framed[:, -em:] = LIGHT.background, LIGHT.background
+    return contact_sheet([picture, framed])
 
 
-def with_caption(picture: np.ndarray, text: str, *, theme: Theme = DARK) -> np.ndarray:
+def with_caption(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture `[H, W, 3] uint8` with a line of text on a box in its upper left corner."""
     check_image(picture)
     em = max(SMALLEST_EM, picture.shape[1] // 40)
     text = cut(text, em, max(0, picture.shape[1] - em))
     captioned = Image.fromarray(picture)
     draw = ImageDraw.Draw(captioned)
-    draw.rectangle((0, 0, text_width(text, em) + em, 7 * em // 4), theme.background)
-    draw.text((em // 2, 7 * em // 8), text, theme.text, font(em), anchor="lm")
+    draw.rectangle((0, 0, text_width(text, em) + em, 7 * em // 4), DARK.background)
+    draw.text((em // 2, 7 * em // 8), text, DARK.text, font(em), anchor="lm")
     return np.asarray(captioned)
 
 
