@@ -19,7 +19,7 @@ from bisenet_jax.errors import ConfigError, DataError, ExportError
 from bisenet_jax.export import onnx as onnx_export
 from bisenet_jax.export.description import describe
 from bisenet_jax.export.graph import Graph, Tensor
-from bisenet_jax.export.onnx import export_onnx, read_metadata
+from bisenet_jax.export.onnx import export_onnx
 from bisenet_jax.export.verification import Batch, image_batches, verify
 from bisenet_jax.segmenter import Segmenter
 from bisenet_jax.weights import read_weights, write_weights
@@ -167,7 +167,7 @@ def test_logits(tmp_path, random_weights):
 def test_the_file_says_what_it_is(tmp_path, tiny_weights):
     path = tmp_path / "network.onnx"
     export_onnx(path, tiny_weights, height=64, width=96)
-    told = read_metadata(path)
+    told = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
     assert tuple(told["class_names"]) == CAMVID.names
     assert told["class_colours"] == [list(colour) for colour in CAMVID.colours]
     assert told["mean"] == [0.5, 0.4, 0.3] and told["std"] == [0.25, 0.2, 0.3]

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.street_zips import write_streets
 from bisenet_jax.config import DataConfig
 from bisenet_jax.data.cityscapes import labels as cityscapes
-from bisenet_jax.data.cityscapes.labels import LABEL_ID_OF
+from bisenet_jax.data.cityscapes.labels import LABEL_ID_OF, coding_of
 from bisenet_jax.data.classes import CAMVID, CITYSCAPES, IGNORE
 from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import DataError
@@ -190,7 +190,7 @@ def renamed(files: dict[str, bytes], name: str) -> dict[str, bytes]:
 
 def train_ids(files: dict[str, bytes]) -> dict[str, bytes]:
     return {
-        name: png(cityscapes.TRAIN_ID_OF[np.asarray(Image.open(io.BytesIO(data)))])
+        name: png(coding_of("val").decode(np.asarray(Image.open(io.BytesIO(data))), name))
         for name, data in files.items()
     }
 

@@ -115,13 +115,6 @@ def export_onnx(
     return found
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of `export_onnx` says of itself."""
-    onnx, _ = _import_libraries()
-    model = onnx.load(os.fspath(path))
-    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-
-
 def _label_margin(weights: Weights) -> int | None:
     """Half the factor of `Graph.enlarge`, where that is the best way to labels; else None.
 

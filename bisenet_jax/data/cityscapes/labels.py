@@ -44,11 +44,6 @@ class Label(NamedTuple):
         """Whether its pixels take part in no score."""
         return self.train_id == IGNORE
 
-    @property
-    def has_instances(self) -> bool:
-        """Whether single objects of it are told apart in the instance maps."""
-        return self.category in ("human", "vehicle") and self.label_id >= 0
-
 
 LABELS = (
     Label("unlabeled", 0, IGNORE, "void", (0, 0, 0)),
@@ -90,9 +85,6 @@ LABELS = (
 
 # As stored in an 8-bit PNG, where -1 becomes 255.
 _TRAIN_IDS = {label.label_id % 256: label.train_id for label in LABELS}
-
-# Of each stored label id the train id, `[256] uint8`; IGNORE for all without one.
-TRAIN_ID_OF = np.array([_TRAIN_IDS.get(value, IGNORE) for value in range(256)], np.uint8)
 
 # Label ids of the train ids 0 to 18.
 LABEL_IDS = tuple(label.label_id for label in LABELS if not label.is_ignored)

@@ -97,10 +97,6 @@ class CityscapesRecords:
                 f"{path.parent} and prepare it again"
             ) from error
 
-    def files(self) -> list[Path]:
-        """Every file that the frames come from, in order."""
-        return list(self._files)
-
     def fingerprint(self) -> str:
         """Another text whenever a file or the coding is another."""
         return f"{fingerprint(self._files)} {self._coding.fingerprint()}"
