@@ -6,11 +6,10 @@ labels there. Programs of others are imported when they are asked for.
 
 import gc
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -87,12 +86,6 @@ def missing_for(engine: str, dtype: str) -> str | None:
     if engine in PEERS:
         return import_module(_PREPARED_IN[engine]).missing_for(engine, dtype)
     return None
-
-
-def cores() -> int:
-    """Processor cores that this process may use: as many threads each engine gets."""
-    affinity: Any = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def release_memory() -> None:

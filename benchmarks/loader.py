@@ -4,7 +4,6 @@ Two consumers: a step that takes no time, which shows the loader alone, and the 
 the configuration on the device, which on a CPU competes with the loader for its cores.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from bisenet_jax.config import Config
 from bisenet_jax.data.example import Batch, Example, Source
 from bisenet_jax.data.sources import open_batches, open_sampler, open_training_source
 from bisenet_jax.normalization import Normalization
+from bisenet_jax.processors import available_processors
 from bisenet_jax.training.augment import augment
 
 CONSUMERS = ("instant step", "scale and crop")
@@ -27,9 +27,9 @@ PROTOCOL = (
     "from files that the system has in memory as far as they fit. 'instant step' takes a batch "
     "and asks for the next; 'scale and crop' puts it on the device and runs the "
     "configuration's augmentation there, one batch in flight. wait: share of the time spent "
-    "waiting for a batch. decode: share of all cores' time spent in reading and decoding, by "
-    "each thread's own clock. MiB: peak of the proportional set size of this process and its "
-    "workers."
+    "waiting for a batch. decode: share of all usable cores' time spent in reading and "
+    "decoding, by each thread's own clock. MiB: peak of the proportional set size of this "
+    "process and its workers."
 )
 
 
@@ -94,7 +94,7 @@ def _measure(config: Config, source: Source, consumer: str, seconds: float) -> d
         "seconds": took,
         "images_per_second": images / took,
         "wait_share": waited / took,
-        "decode_share": decoding / took / (os.cpu_count() or 1),
+        "decode_share": decoding / took / available_processors(),
         "decode_ms": 1000 * decoding / max(images, 1),
         "memory_bytes": memory.stop(),
     }

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import STREET, TORCH_ONNX, Prepared, cores, on_gpu
+from benchmarks.engines import STREET, TORCH_ONNX, Prepared, on_gpu
 from benchmarks.subject import Subject
 from benchmarks.timing import Case
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.export.onnx import export_onnx
+from bisenet_jax.processors import available_processors
 
 
 def missing_for(engine: str, dtype: str) -> str | None:
@@ -44,7 +45,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
         # Writing our file is mostly the proof that it is the network.
         start = time.perf_counter()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = available_processors()
         # Threads may spin within a call, but not into the turn of the next engine.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if on_gpu() else "CPUExecutionProvider"
@@ -88,7 +89,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
         kernels=None,
         inside_timer=f"{STREET}, both bound to the device, no transfer",
         settings=f"onnxruntime {onnxruntime.__version__}, {provider}, file by {writer}, "
-        f"{cores()} threads",
+        f"{available_processors()} threads",
     )
 
 

@@ -10,7 +10,6 @@ which config.data.source=cityscapes reads as they are.
 import io
 import math
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,6 +32,7 @@ from bisenet_jax.data.cityscapes.labels import (
 )
 from bisenet_jax.data.synthetic import SMALLEST, draw_street
 from bisenet_jax.errors import ConfigError
+from bisenet_jax.processors import available_processors
 
 TOWNS = {"train": ("altdorf", "neudorf"), "val": ("mittelhausen",), "test": ("hinterwald",)}
 
@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> None:
         height=_HEIGHT.value,
         width=_WIDTH.value,
         extracted=_EXTRACTED.value,
-        processes=os.cpu_count() or 1,
+        processes=available_processors(),
         largest_bytes=1e6 * _LARGEST.value if _LARGEST.value else math.inf,
     )
 

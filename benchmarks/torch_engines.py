@@ -12,12 +12,12 @@ from benchmarks.engines import (
     STREET,
     TORCH_COMPILE,
     Prepared,
-    cores,
     on_gpu,
     release_memory,
 )
 from benchmarks.subject import Subject
 from benchmarks.timing import Case
+from bisenet_jax.processors import available_processors
 
 Call = Callable[[Any], Any]
 
@@ -44,7 +44,7 @@ def prepare(engine: str, subject: Subject) -> Prepared:
     import torch
 
     device = "cuda" if on_gpu() else "cpu"
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_processors())
     torch.backends.cudnn.benchmark = True
     if on_gpu():
         # As XLA does by default: float32 convolutions and products in TF32.

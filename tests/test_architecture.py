@@ -41,6 +41,7 @@ FLOORS = [
         "bisenet_jax.media",
         "bisenet_jax.video",
         "bisenet_jax.queues",
+        "bisenet_jax.processors",
         "bisenet_jax.zoo",
         "bisenet_jax.model",
         "bisenet_jax.data",
@@ -99,6 +100,7 @@ ROOMS = {
         "bisenet_jax.config",
         "bisenet_jax.config_rules",
         "bisenet_jax.files",
+        "bisenet_jax.processors",
         # For the programs of the room: prepare and check.
         "bisenet_jax.command_line",
         "bisenet_jax.drawing",

@@ -4,7 +4,6 @@ Processes, since a decoder that crashes takes its process along.
 """
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +15,7 @@ from bisenet_jax.data.pairs import PairSource
 from bisenet_jax.data.statistics import Frame, count
 from bisenet_jax.data.workers import follow_parent
 from bisenet_jax.errors import DataError
+from bisenet_jax.processors import available_processors
 
 _AHEAD = 4  # examples that wait for each process
 
@@ -56,13 +56,6 @@ def survey(
                 "crash of the decoder or for want of memory; save the files again"
             )
             done += 1
-
-
-def available_processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _count_from(

@@ -11,7 +11,6 @@ or misread, or warnings.
 Exit codes: 0 no errors, 2 errors or something to mend, 130 interrupted.
 """
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,12 +29,13 @@ from bisenet_jax.data.sources import open_source
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.evaluation.submission.check import Size, check_submission
 from bisenet_jax.files import write_json
+from bisenet_jax.processors import available_processors
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Whose data holds the split.")
 _SPLIT = flags.DEFINE_enum("split", "test", list(cityscapes.SPLITS), "Which was predicted.")
 _JSON = flags.DEFINE_string("json", None, "A file for all findings, with every file name.")
 
-_THREADS = os.cpu_count() or 1
+_THREADS = available_processors()
 
 
 def main(arguments: list[str]) -> int:
