@@ -170,7 +170,9 @@ def _make_statistics(folder: Path) -> tuple[list[Path], Read]:
     from bisenet_jax.errors import ConfigError
 
     frames = [
-        statistics.Frame(f"f{i}", 8, 8, {i: 32, 255: 32}, (1, 2, 3), (4, 5, 6), b"a", b"b")
+        statistics.FrameCounts(
+            f"f{i}", 8, 8, {i: 32, 255: 32}, (1, 2, 3), (4, 5, 6), b"a", b"b"
+        )
         for i in range(6)
     ]
     path = folder / "statistics.json"

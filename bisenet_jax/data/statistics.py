@@ -20,7 +20,7 @@ FORM = "bisenet_jax statistics 1"
 _LEVELS = np.arange(256)
 
 
-class Frame(NamedTuple):
+class FrameCounts(NamedTuple):
     """What one example holds; all counts are exact.
 
     Attributes:
@@ -68,12 +68,12 @@ class Statistics(NamedTuple):
     label_pixels: list[dict[int, int]]
 
 
-def count(example: Example) -> Frame:
+def count(example: Example) -> FrameCounts:
     """Count one example."""
     image, label = map(np.ascontiguousarray, (example["image"], example["label"]))
     # Pillow counts levels several times as fast as numpy.
     levels = np.array(Image.fromarray(image).histogram()).reshape(3, 256)
-    return Frame(
+    return FrameCounts(
         name=example["name"],
         height=label.shape[0],
         width=label.shape[1],
@@ -91,7 +91,7 @@ def count_labels(label: np.ndarray) -> dict[int, int]:
     return {label_id: pixels for label_id, pixels in enumerate(counts) if pixels}
 
 
-def add_up(frames: Sequence[Frame], class_set: ClassSet) -> Totals:
+def add_up(frames: Sequence[FrameCounts], class_set: ClassSet) -> Totals:
     """The sums over all frames, in whole numbers up to the last division."""
     pixels, images = np.zeros((2, 256), np.int64)
     sums, squares = [0, 0, 0], [0, 0, 0]
@@ -135,7 +135,9 @@ def suggest_class_weights(class_pixels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def write(path: str | Path, frames: Sequence[Frame], class_set: ClassSet, split: str) -> None:
+def write(
+    path: str | Path, frames: Sequence[FrameCounts], class_set: ClassSet, split: str
+) -> None:
     """Keep the counts of each frame and of all as JSON, whole or not at all."""
     totals = add_up(frames, class_set)
     content = {

@@ -77,7 +77,7 @@ def read_split(source: Source, found: Survey, processes: int | None) -> None:
         tqdm(results, found.role, found.images, unit="image") as bar,
     ):
         for index, result in enumerate(bar):
-            if isinstance(result, statistics.Frame):
+            if isinstance(result, statistics.FrameCounts):
                 found.frames.append(result)
                 found.indices.append(index)
             else:

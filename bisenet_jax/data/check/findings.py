@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bisenet_jax.config import Config
 from bisenet_jax.data.classes import IGNORE, ClassSet
 from bisenet_jax.data.coding import first_few
-from bisenet_jax.data.statistics import Frame, add_up
+from bisenet_jax.data.statistics import FrameCounts, add_up
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Survey:
     role: str
     split: str
     images: int = 0
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[FrameCounts] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -153,14 +153,14 @@ def _doubles_between(train: Survey, val: Survey) -> Iterator[str]:
             )
 
 
-def _by_digest(frames: list[Frame]) -> dict[bytes, list[Frame]]:
+def _by_digest(frames: list[FrameCounts]) -> dict[bytes, list[FrameCounts]]:
     groups = defaultdict(list)
     for frame in frames:
         groups[frame.image_digest].append(frame)
     return groups
 
 
-def _labels_too(frames: list[Frame]) -> str:
+def _labels_too(frames: list[FrameCounts]) -> str:
     are_equal = len({frame.label_digest for frame in frames}) == 1
     return "" if are_equal else ", with different labels"
 

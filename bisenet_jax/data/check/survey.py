@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bisenet_jax.data.example import Source
 from bisenet_jax.data.pairs import PairSource
-from bisenet_jax.data.statistics import Frame, count
+from bisenet_jax.data.statistics import FrameCounts, count
 from bisenet_jax.data.workers import follow_parent
 from bisenet_jax.errors import DataError
 from bisenet_jax.processors import available_processors
@@ -28,7 +28,7 @@ class Failure(NamedTuple):
 
 def survey(
     source: Source, processes: int | None = None
-) -> Generator[Frame | Failure, None, None]:
+) -> Generator[FrameCounts | Failure, None, None]:
     """The counts of each example in order, or what is wrong with it; close it after use.
 
     Args:
@@ -60,7 +60,7 @@ def survey(
 
 def _count_from(
     start: int, stop: int, source: Source, processes: int, *, ahead: int
-) -> Generator[Frame | Failure, None, None]:
+) -> Generator[FrameCounts | Failure, None, None]:
     """Results from `start` on, until `stop` or until one of the processes dies."""
     if start == stop:
         return
@@ -68,7 +68,7 @@ def _count_from(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, _open, (source,))
     try:
-        waiting: deque[Future[Frame | Failure]] = deque()
+        waiting: deque[Future[FrameCounts | Failure]] = deque()
         for index in range(start, stop):
             waiting.append(pool.submit(_count_opened, index))
             if len(waiting) == ahead * processes:
@@ -97,11 +97,11 @@ def _open(source: Source) -> None:
     follow_parent()
 
 
-def _count_opened(index: int) -> Frame | Failure:
+def _count_opened(index: int) -> FrameCounts | Failure:
     return _count(_opened, index)
 
 
-def _count(source: Source, index: int) -> Frame | Failure:
+def _count(source: Source, index: int) -> FrameCounts | Failure:
     try:
         return count(source[index])
     except DataError as error:

@@ -27,7 +27,7 @@ class Archives(NamedTuple):
     labels: Archive
 
 
-class Frame(NamedTuple):
+class ArchivedFrame(NamedTuple):
     """One frame in the archives; `size` is the bytes of its two files."""
 
     name: str
@@ -49,7 +49,7 @@ def open_archives(folder: Path) -> Generator[Archives, None, None]:
         yield Archives(images, labels)
 
 
-def list_frames(archives: Archives, split: str) -> list[Frame]:
+def list_frames(archives: Archives, split: str) -> list[ArchivedFrame]:
     """The frames of a split, sorted by name; a DataError names one that cannot be used."""
     images, labels = archives
     pairs = pair_frames(
@@ -67,7 +67,9 @@ def list_frames(archives: Archives, split: str) -> list[Frame]:
                 f"{labels.path}: {label} is {label_size[0]}x{label_size[1]}, but its picture "
                 f"is {size[0]}x{size[1]}; download or extract both again"
             )
-        frames.append(Frame(name, image, label, images.sizes[image] + labels.sizes[label]))
+        frames.append(
+            ArchivedFrame(name, image, label, images.sizes[image] + labels.sizes[label])
+        )
     return frames
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bisenet_jax.data.cityscapes.archives import Archives, Frame
+from bisenet_jax.data.cityscapes.archives import ArchivedFrame, Archives
 from bisenet_jax.data.cityscapes.records import (
     DATASET,
     FORMAT,
@@ -31,7 +31,7 @@ class Shard(NamedTuple):
     """One file to be, and the frames that belong into it, in order."""
 
     path: Path
-    frames: list[Frame]
+    frames: list[ArchivedFrame]
 
 
 def finished_splits(folder: Path) -> dict[str, int]:
@@ -54,10 +54,10 @@ def finished_splits(folder: Path) -> dict[str, int]:
 
 
 def plan_shards(
-    folder: Path, split: str, frames: Sequence[Frame], shard_bytes: int
+    folder: Path, split: str, frames: Sequence[ArchivedFrame], shard_bytes: int
 ) -> list[Shard]:
     """Divide the frames of a split, in order, into files of about so many bytes at most."""
-    groups: list[list[Frame]] = []
+    groups: list[list[ArchivedFrame]] = []
     room = 0
     for frame in frames:
         if not groups or frame.size > room:
