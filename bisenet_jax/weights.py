@@ -78,6 +78,11 @@ class Weights:
     version: str = __version__
     content_hash: str = ""
 
+    @property
+    def has_boosters(self) -> bool:
+        """Whether the heads that only training uses are there."""
+        return _has_boosters(_flatten(self.variables))
+
     def with_input_scale(self, input_scale: float) -> "Weights":
         """The same network for images that it sees at another size, 1.25 times theirs, say.
 
@@ -122,7 +127,7 @@ def write_weights(
     if dtype not in DTYPES:
         raise WeightsError(f"weights dtype {dtype!r} is not known; choose from {DTYPES}")
     variables = weights.variables if with_boosters else without_boosters(weights.variables)
-    if with_boosters and not _has_boosters(_flatten(variables)):
+    if with_boosters and not weights.has_boosters:
         raise WeightsError("these weights hold no boosters; write them without")
     tensors = {
         name: _as_stored(name, np.asarray(array), dtype)

@@ -108,6 +108,7 @@ def test_boosters_on_demand(tmp_path, tiny_weights):
     pruned = dataclasses.replace(
         tiny_weights, variables=without_boosters(tiny_weights.variables)
     )
+    assert tiny_weights.has_boosters and not pruned.has_boosters
     with pytest.raises(WeightsError, match="no boosters"):
         write_weights(tmp_path / "none", pruned, with_boosters=True)
 

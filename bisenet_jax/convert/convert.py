@@ -19,7 +19,7 @@ from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.files import write_json
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, without_boosters
+from bisenet_jax.model.bisenetv2 import without_boosters
 from bisenet_jax.model.presets import build_model, graph_differences
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.weights import Weights, read_weights, write_weights
@@ -109,8 +109,7 @@ def export_to(layout: str, path: str, output: str, options: Options) -> dict[str
     if options.classes or options.mean or options.std or options.fresh_heads:
         raise ConfigError("--classes, --mean, --std and --fresh_heads go with --from only")
     weights = read_weights(path)
-    has_boosters = any(name in weights.variables["params"] for name in BOOSTER_NAMES)
-    with_boosters = has_boosters and options.keeps_boosters
+    with_boosters = weights.has_boosters and options.keeps_boosters
     theirs = build_model(layout, num_classes=weights.model.num_classes)
     differing = graph_differences(weights.model, theirs, with_boosters=with_boosters)
     if differing:

@@ -12,7 +12,7 @@ from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.classes import ClassSet
 from bisenet_jax.errors import ConfigError, WeightsError
 from bisenet_jax.model.backbones.branch import BACKBONES
-from bisenet_jax.model.bisenetv2 import BOOSTER_NAMES, BiSeNetV2
+from bisenet_jax.model.bisenetv2 import BiSeNetV2
 from bisenet_jax.model.presets import graph_differences
 from bisenet_jax.normalization import Normalization
 from bisenet_jax.training.state import TrainState
@@ -68,8 +68,7 @@ def read_initial_weights(options: Config, model: BiSeNetV2) -> Weights | None:
     if options.init.part == "backbone":
         return _read_backbone(options, model)
     weights = read_weights(path)
-    with_boosters = any(name in weights.variables["params"] for name in BOOSTER_NAMES)
-    differing = graph_differences(weights.model, model, with_boosters=with_boosters)
+    differing = graph_differences(weights.model, model, with_boosters=weights.has_boosters)
     listed = "; ".join(
         f"{name} {there!r}, here {here!r}" for name, (there, here) in differing.items()
     )
