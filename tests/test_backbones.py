@@ -26,17 +26,25 @@ from bisenet_jax.training.initial_weights import read_initial_weights, start_fro
 from bisenet_jax.training.state import create_state
 from bisenet_jax.weights import read_weights, write_weights
 
-torch = pytest.importorskip("torch")
-
-from benchmarks.torch_backbones import build_twin  # noqa: E402
-
 QUICK = {"xla_backend_optimization_level": 0}
 # As torchvision's documentation counts them, classifiers included.
 PARAMETERS = {"resnet18": 11_689_512, "mobilenetv2": 3_504_872, "shufflenetv2": 3_503_624}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def build_twin(torch):
+    from benchmarks.torch_backbones import build_twin
+
+    return build_twin
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, build_twin):
     """Of each backbone random weights in torchvision's names, statistics included."""
     folder = tmp_path_factory.mktemp("torchvision")
     suffixes = {"resnet18": ".pth", "mobilenetv2": ".safetensors", "shufflenetv2": ".npz"}
@@ -54,12 +62,12 @@ def narrow(backbone, **fields):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_twin_is_torchvisions_network(backbone):
+def test_twin_is_torchvisions_network(backbone, build_twin):
     assert sum(p.numel() for p in build_twin(backbone).parameters()) == PARAMETERS[backbone]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_maps_are_the_twins(backbone, checkpoints):
+def test_maps_are_the_twins(backbone, checkpoints, torch, build_twin):
     path, tensors = checkpoints[backbone]
     twin = build_twin(backbone).eval()
     twin.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})

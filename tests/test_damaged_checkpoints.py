@@ -115,6 +115,30 @@ def test_scoring_names_what_is_damaged_and_moves_nothing(run):
             checkpoint.restore(saved, 3, state_of(0), parallel.make_mesh())
 
 
+def test_what_another_process_cannot_read_is_left_here_too(run, monkeypatch, capsys):
+    real, asked = parallel.gather_arrays, []
+
+    def gather(arrays):
+        shares = real(arrays)
+        if "reason" in arrays:
+            asked.append(arrays)
+            other = b"bad there" if len(asked) == 1 else b""
+            shares = [*shares, {"reason": np.frombuffer(other, np.uint8)}]
+        return shares
+
+    monkeypatch.setattr(checkpoint.parallel, "gather_arrays", gather)
+    assert go_on(run) == 2 and len(asked) == 2
+    assert "another process cannot read it" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_read(run):
+    path = run / checkpoint.FOLDER / "3" / "_CHECKPOINT_METADATA"
+    described = json.loads(path.read_bytes())
+    assert described["custom_metadata"].pop("sha256")
+    path.write_text(json.dumps(described))
+    assert go_on(run) == 3
+
+
 def test_nothing_good_left_is_said_once(run):
     for step in (1, 2, 3):
         largest_file(run, step).write_bytes(b"")

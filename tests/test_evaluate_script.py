@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import train
+from bisenet_jax.data.classes import CITYSCAPES
+from bisenet_jax.data.synthetic import draw_street
 from bisenet_jax.training.run import read_run
 from bisenet_jax.weights import write_weights
 
@@ -68,6 +70,24 @@ def test_runs_and_files_by_protocols(workdir, tmp_path):
     assert results["views"]["protocol_name"] == "half"
     assert "scales 0.5, 1, mirrored as well" in results["views"]["protocol"]
     assert np.asarray(Image.open(tmp_path / "c.png")).size
+
+
+def test_objects_are_scored_by_themselves(workdir, tmp_path):
+    folder = tmp_path / "gtFine" / "val" / "street"
+    folder.mkdir(parents=True)
+    persons = 0
+    for index in range(3):
+        _, label = draw_street(1, index, 64, 128)
+        is_person = label == CITYSCAPES.names.index("person")
+        persons += is_person.any()
+        name = f"street_{index:06d}_gtFine_instanceIds.png"
+        Image.fromarray(np.where(is_person, 24001, 7).astype(np.uint16)).save(folder / name)
+    path = tmp_path / "scores.json"
+    done = evaluate("--workdir", workdir, "--instances", tmp_path, "--json", path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert persons and "iIoU" in done.stdout
+    assert 0 <= found["class_iiou"]["person"] <= 1 and found["class_iiou"]["road"] is None
 
 
 def test_windows_slide_by_two_thirds_unless_told(workdir, tmp_path):

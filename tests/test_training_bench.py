@@ -14,8 +14,17 @@ from bisenet_jax.errors import ConfigError
 from bisenet_jax.training.losses import head_loss
 from bisenet_jax.training.optimizer import make_schedule
 
-torch = pytest.importorskip("torch")
-from benchmarks import torch_training  # noqa: E402
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def torch_training(torch):
+    from benchmarks import torch_training
+
+    return torch_training
 
 
 def small(**fields) -> Config:
@@ -27,7 +36,7 @@ def small(**fields) -> Config:
     return training.prepare_config(dataclasses.replace(config, **fields), 2, (64, 64))
 
 
-def test_rows_of_ours_and_a_peer():
+def test_rows_of_ours_and_a_peer(torch):
     calls = []
     rows = training.measure_training(
         small(loss=LossConfig(ohem=True)),
@@ -46,7 +55,7 @@ def test_rows_of_ours_and_a_peer():
     np.testing.assert_allclose(rows[0]["first_losses"], rows[1]["first_losses"], rtol=1e-2)
 
 
-def test_pytorch_trains_where_jax_does(monkeypatch):
+def test_pytorch_trains_where_jax_does(monkeypatch, torch, torch_training):
     config = small()
     model = training.build_model("coincheung", num_classes=19)
     crop = (np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 64, 64), np.uint8))
@@ -58,7 +67,7 @@ def test_pytorch_trains_where_jax_does(monkeypatch):
     assert step.batches[0][0].device.type == "cpu" and step.step_bytes() is None
 
 
-def test_peers_that_are_asked_for():
+def test_peers_that_are_asked_for(torch):
     assert asked.read_training_peers(None) == asked.read_training_peers(["all"])
     assert set(asked.read_training_peers(None)) == set(training.PEERS)
     assert asked.read_training_peers([]) == []
@@ -108,7 +117,7 @@ def test_unequal_losses_are_refused_and_shown():
         LossConfig(ohem=True, ohem_threshold=0.3, class_weights=(0.5, 1.0, 2.0)),
     ],
 )
-def test_loss_of_the_twin_is_ours(config):
+def test_loss_of_the_twin_is_ours(config, torch, torch_training):
     random = np.random.default_rng(5)
     logits = random.normal(size=(2, 8, 8, 3)).astype(np.float32)
     labels = random.integers(0, 3, (2, 8, 8))
@@ -120,7 +129,7 @@ def test_loss_of_the_twin_is_ours(config):
     assert ours == pytest.approx(theirs.item(), rel=1e-5)
 
 
-def test_schedule_of_the_twin_is_ours():
+def test_schedule_of_the_twin_is_ours(torch_training):
     config = OptimizerConfig(warmup_steps=3)
     schedule = make_schedule(config, 10)
     for step in range(12):
