@@ -29,7 +29,8 @@ from tqdm import tqdm
 from bisenet_jax import distributed, parallel, program_cache
 from bisenet_jax.allocation import finish_each_step
 from bisenet_jax.config import Config
-from bisenet_jax.config_rules import validate
+from bisenet_jax.config_file import CONFIG_FILE
+from bisenet_jax.config_rules import refuse_idle_fields, validate
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.data.loader import batch_names
 from bisenet_jax.data.sources import (
@@ -73,8 +74,10 @@ def main() -> None:
     program_cache.keep_compiled_programs()
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ConfigError("give --config FILE and --workdir DIR; --help shows an example")
-    options = validate(_CONFIG.value)
-    summary = train(options, Path(_WORKDIR.value), profile=_PROFILE.value)
+    options, workdir = validate(_CONFIG.value), Path(_WORKDIR.value)
+    if not (workdir / CONFIG_FILE).exists():
+        refuse_idle_fields(options)
+    summary = train(options, workdir, profile=_PROFILE.value)
     if summary["stopped_by"]:
         print(
             f"stopped by {summary['stopped_by']}, saved after step {summary['last_step']} of "

@@ -25,10 +25,45 @@ def validate(config: Config) -> Config:
     _check_data(config)
     _check_augment(config)
     _check_loss_weights(config)
-    _check_idle_fields(config)
     _check_ranges(config)
     check_numbers(config, "config")
     return config
+
+
+def refuse_idle_fields(config: Config) -> None:
+    """Raise a ConfigError for a field that another one takes the effect from.
+
+    Of a run that is to begin: what lies in a workdir can be left out no more.
+    """
+    data, augment, loss, optimizer = config.data, config.augment, config.loss, config.optimizer
+    of_synthetic = ("data.height", "data.width", "data.train_images", "data.val_images")
+    idle = {
+        f"config.augment.scale_range {augment.scale_range}": (
+            ("augment.scales",) if augment.scale_range else ()
+        ),
+        "config.loss.ohem False": (
+            ("loss.ohem_threshold", "loss.ohem_min_share") if not loss.ohem else ()
+        ),
+        "config.optimizer.warmup_steps 0": (
+            ("optimizer.warmup_start",) if not optimizer.warmup_steps else ()
+        ),
+        "config.model.frozen_batch_norm": (
+            ("model.batch_norm_momentum",) if config.model.frozen_batch_norm else ()
+        ),
+        f"config.data.source {data.source!r}": (
+            of_synthetic if data.source != "synthetic" else ()
+        ),
+    }
+    usual = Config()
+    for cause, names in idle.items():
+        for section, name in (name.split(".") for name in names):
+            value = getattr(getattr(config, section), name)
+            default = getattr(getattr(usual, section), name)
+            if value != default:
+                raise ConfigError(
+                    f"config.{section}.{name} {value} has no effect with {cause}; set it to "
+                    f"{default} or leave it out"
+                )
 
 
 def _check_choices(config: Config) -> None:
@@ -183,39 +218,6 @@ def _check_loss_weights(config: Config) -> None:
             f"config.loss.booster_weights {loss.booster_weights} must hold four weights, "
             "for Stem, S3, S4 and S5; 0 leaves a booster out"
         )
-
-
-def _check_idle_fields(config: Config) -> None:
-    """Fields that another one takes the effect from: set, they would mislead."""
-    data, augment, loss, optimizer = config.data, config.augment, config.loss, config.optimizer
-    of_synthetic = ("data.height", "data.width", "data.train_images", "data.val_images")
-    idle = {
-        f"config.augment.scale_range {augment.scale_range}": (
-            ("augment.scales",) if augment.scale_range else ()
-        ),
-        "config.loss.ohem False": (
-            ("loss.ohem_threshold", "loss.ohem_min_share") if not loss.ohem else ()
-        ),
-        "config.optimizer.warmup_steps 0": (
-            ("optimizer.warmup_start",) if not optimizer.warmup_steps else ()
-        ),
-        "config.model.frozen_batch_norm": (
-            ("model.batch_norm_momentum",) if config.model.frozen_batch_norm else ()
-        ),
-        f"config.data.source {data.source!r}": (
-            of_synthetic if data.source != "synthetic" else ()
-        ),
-    }
-    usual = Config()
-    for cause, names in idle.items():
-        for section, name in (name.split(".") for name in names):
-            value = getattr(getattr(config, section), name)
-            default = getattr(getattr(usual, section), name)
-            if value != default:
-                raise ConfigError(
-                    f"config.{section}.{name} {value} has no effect with {cause}; set it to "
-                    f"{default} or leave it out"
-                )
 
 
 def _check_ranges(config: Config) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bisenet_jax import config_file
 from bisenet_jax.config import STRIDE, Config, ModelConfig
 from bisenet_jax.config_file import from_dict, to_dict
-from bisenet_jax.config_rules import validate
+from bisenet_jax.config_rules import refuse_idle_fields, validate
 from bisenet_jax.data.class_sets import find_class_set
 from bisenet_jax.errors import ConfigError
 from bisenet_jax.model import bisenetv2
@@ -182,25 +182,6 @@ def test_share(name, value):
         ),
         (dict(data__statistics="s.json"), "statistics 's.json' has no effect with .* uniform"),
         (
-            dict(augment__scale_range=(0.5, 2.0), augment__scales=(1.0,)),
-            r"scales \(1.0,\) has no effect with config.augment.scale_range \(0.5, 2.0\)",
-        ),
-        (dict(loss__ohem_threshold=0.6), "ohem_threshold 0.6 has no effect with .*ohem False"),
-        (dict(loss__ohem_min_share=0.5), "ohem_min_share 0.5 .*; set it to 0.0625 or leave it"),
-        (dict(optimizer__warmup_start=0.5), "warmup_start 0.5 has no effect with .*steps 0"),
-        (
-            dict(
-                model__frozen_batch_norm=True,
-                init__weights="w.safetensors",
-                model__batch_norm_momentum=0.99,
-            ),
-            "batch_norm_momentum 0.99 has no effect with config.model.frozen_batch_norm",
-        ),
-        (
-            dict(data__source="camvid", data__root="camvid", data__height=720),
-            "data.height 720 has no effect with config.data.source 'camvid'; set it to 256",
-        ),
-        (
             dict(train__micro_batches=0),
             "micro_batches 0 must divide config.train.batch_size 16",
         ),
@@ -229,6 +210,35 @@ def test_share(name, value):
 def test_rule(fields, message):
     with pytest.raises(ConfigError, match=message):
         validate(changed(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            dict(augment__scale_range=(0.5, 2.0), augment__scales=(1.0,)),
+            r"scales \(1.0,\) has no effect with config.augment.scale_range \(0.5, 2.0\)",
+        ),
+        (dict(loss__ohem_threshold=0.6), "ohem_threshold 0.6 has no effect with .*ohem False"),
+        (dict(loss__ohem_min_share=0.5), "ohem_min_share 0.5 .*; set it to 0.0625 or leave it"),
+        (dict(optimizer__warmup_start=0.5), "warmup_start 0.5 has no effect with .*steps 0"),
+        (
+            dict(
+                model__frozen_batch_norm=True,
+                init__weights="w.safetensors",
+                model__batch_norm_momentum=0.99,
+            ),
+            "batch_norm_momentum 0.99 has no effect with config.model.frozen_batch_norm",
+        ),
+        (
+            dict(data__source="camvid", data__root="camvid", data__height=720),
+            "data.height 720 has no effect with config.data.source 'camvid'; set it to 256",
+        ),
+    ],
+)
+def test_a_field_without_effect_is_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        refuse_idle_fields(validate(changed(**fields)))
 
 
 @pytest.mark.parametrize(

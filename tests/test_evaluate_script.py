@@ -93,16 +93,16 @@ def test_objects_are_scored_by_themselves(workdir, tmp_path):
 def test_windows_slide_by_two_thirds_unless_told(workdir, tmp_path):
     found = {}
     for name, words in (
-        ("default", ["--sliding", "64x96"]),
-        ("same", ["--sliding", "64x96", "--stride", "42x64"]),
-        ("other", ["--sliding", "64x96", "--stride", "64x96"]),
+        ("default", ["--sliding", "32x96"]),
+        ("same", ["--sliding", "32x96", "--stride", "21x64"]),
+        ("other", ["--sliding", "32x96", "--stride", "32x96"]),
     ):
         path = tmp_path / f"{name}.json"
         done = evaluate("--workdir", workdir, *words, "--json", path)
         assert done.returncode == 0, done.stderr
         found[name] = json.loads(path.read_text())
     assert found["default"] == found["same"]
-    assert "sliding window 96x64, stride 64x42" in found["default"]["protocol"]
+    assert "sliding window 96x32, stride 64x21" in found["default"]["protocol"]
     assert found["default"]["class_iou"] != found["other"]["class_iou"]
 
 

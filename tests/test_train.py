@@ -193,6 +193,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config):
         ("model", "dtype", "float16", "float16 needs loss scaling"),
         ("data", "classes", "camvid", "does not fit the source 'synthetic'"),
         ("model", "bga_upsampling", "cubic", "'cubic' is not known; choose from"),
+        ("model", "expansion_place", "head", "expansion_place 'head' is not known"),
         ("model", "initialization", "zeros", "initialization 'zeros' is not known"),
         ("model", "semantic_branch", "resnet18", "has no effect with semantic_branch"),
         ("loss", "class_weights", (1.0, 2.0), "holds 2 weights for 19 classes"),
@@ -292,3 +293,10 @@ def test_help_and_bad_flags(script):
     assert wrong.returncode == 2
     assert "did you mean config.train.steps?" in wrong.stderr
     assert "config.train.batch_size" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_field_without_effect_is_refused_where_a_run_begins(tmp_path):
+    command = ("--config", "benchmarks/tiny.py", "--workdir", str(tmp_path / "run"))
+    done = run_script("train.py", *command, "--config.loss.ohem_threshold=0.5")
+    assert done.returncode == 2 and "has no effect with config.loss.ohem False" in done.stderr
+    assert not (tmp_path / "run").exists()

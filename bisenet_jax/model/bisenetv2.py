@@ -13,7 +13,14 @@ from bisenet_jax.model.detail import DetailBranch
 from bisenet_jax.model.heads import BOOSTER_FORMS, SegmentationHead
 from bisenet_jax.model.idle_fields import find_idle_fields
 from bisenet_jax.model.layers import Dtype, LayerOptions, require_choice
-from bisenet_jax.model.semantic import SemanticBranch, SemanticStages
+from bisenet_jax.model.semantic import (
+    CONTEXT_LAST_FORMS,
+    EXPANSION_PLACES,
+    GATHER_KERNEL_SIZES,
+    STEM_FUSE_KERNEL_SIZES,
+    SemanticBranch,
+    SemanticStages,
+)
 from bisenet_jax.resize import METHODS, upsample
 
 PyTree = Any
@@ -205,6 +212,12 @@ class BiSeNetV2(nn.Module):
         require_choice("fusion", self.fusion, FUSIONS)
         require_choice("semantic_branch", self.semantic_branch, SEMANTIC_BRANCHES)
         require_choice("bga_upsampling", self.bga_upsampling, METHODS)
+        require_choice("expansion_place", self.expansion_place, EXPANSION_PLACES)
+        require_choice("gather_kernel_size", self.gather_kernel_size, GATHER_KERNEL_SIZES)
+        require_choice(
+            "stem_fuse_kernel_size", self.stem_fuse_kernel_size, STEM_FUSE_KERNEL_SIZES
+        )
+        require_choice("context_last_form", self.context_last_form, CONTEXT_LAST_FORMS)
         for name, cause in find_idle_fields(self).items():
             default = type(self).__dataclass_fields__[name].default
             raise ConfigError(
