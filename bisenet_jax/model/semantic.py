@@ -13,7 +13,6 @@ from bisenet_jax.model.layers import (
     batch_norm,
     conv,
     max_pool,
-    require_choice,
 )
 
 EXPANSION_PLACES = ("conv", "depthwise")
@@ -46,7 +45,6 @@ class StemBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
-        require_choice("stem_fuse_kernel_size", self.fuse_kernel_size, STEM_FUSE_KERNEL_SIZES)
         x = ConvBatchNorm(self.channels, stride=2, options=self.options, name="entry")(
             x, is_training=is_training
         )  # [B, H/2, W/2, channels]
@@ -84,8 +82,6 @@ class GatherExpansion(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
-        require_choice("expansion_place", self.expansion_place, EXPANSION_PLACES)
-        require_choice("gather_kernel_size", self.gather_kernel_size, GATHER_KERNEL_SIZES)
         channels = x.shape[-1]
         widens_in_conv = self.expansion_place == "conv"
         y = ConvBatchNorm(
@@ -136,8 +132,6 @@ class GatherExpansionDown(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
-        require_choice("expansion_place", self.expansion_place, EXPANSION_PLACES)
-        require_choice("gather_kernel_size", self.gather_kernel_size, GATHER_KERNEL_SIZES)
         channels = x.shape[-1]
         widens_in_conv = self.expansion_place == "conv"
         y = ConvBatchNorm(
@@ -190,7 +184,6 @@ class ContextEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
-        require_choice("context_last_form", self.last_form, CONTEXT_LAST_FORMS)
         channels = x.shape[-1]
         # The mean is taken in float32: bfloat16 keeps 8 bits of a sum over the whole map.
         context = x.astype(jnp.float32).mean(axis=(1, 2), keepdims=True).astype(x.dtype)
